@@ -1,0 +1,99 @@
+SHELL := bash
+.DEFAULT_GOAL := help
+
+STREAM   ?= default
+GROUP    ?= default
+FUZZTIME ?= 20s
+
+VERSION = $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
+LINT    = go tool -modfile=.ci/tools/go.mod golangci-lint
+
+# Stages of ci, in order, each with its budget in seconds: 27 minutes in all.
+# go test gives up a minute earlier than its stage, so that a hang shows its stacks.
+CI_STAGES := lint:480 verify:120 test:300 race:360 integration:360
+
+# On a terminal timeout must stay in the foreground for Ctrl-C to reach the
+# stage; elsewhere it owns a process group, and ends servers the tests started.
+TIMEOUT = timeout $(shell [ -t 0 ] && echo --foreground) -k 10
+
+.PHONY: help build test race integration bench fuzz lint fmt fmt-check verify ci \
+	worker worker-verbose worker-check clean need-redis
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+build: ## Build bin/penstock, stamped with the version from git
+	go build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/penstock ./cmd/penstock
+
+need-redis:
+	@if [ -z "$${PENSTOCK_TEST_REDIS:-}" ] && ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null; then \
+		echo "The tests need a Redis or Valkey server to start. Install one:"; \
+		echo "  apt-get install redis-server   (Debian, Ubuntu)"; \
+		echo "  brew install redis             (macOS)"; \
+		echo "or set PENSTOCK_TEST_REDIS to the URL of a running one."; \
+		exit 1; \
+	fi >&2
+
+test: need-redis ## Run the tests
+	go test -timeout=4m ./...
+
+race: need-redis ## Run the tests under the race detector
+	go test -race -timeout=5m ./...
+
+integration: need-redis ## Run integration/walk.sh, then the integration module's tests
+	bash integration/walk.sh
+	@if [ -f integration/go.mod ]; then set -x; go -C integration test -timeout=5m ./...; fi
+
+bench: need-redis ## Run every benchmark once
+	go test -run=^$$ -bench=. -benchmem ./...
+
+fuzz: ## Run each fuzz target for FUZZTIME (20s)
+	@set -euo pipefail; packages=$$(go list ./...); \
+	for package in $$packages; do \
+		listed=$$(go test -list '^Fuzz' $$package); \
+		for target in $$(grep '^Fuzz' <<<"$$listed" || true); do \
+			echo "$$package $$target"; \
+			go test -run='^$$' -fuzz="^$$target$$" -fuzztime=$(FUZZTIME) $$package; \
+		done; \
+	done
+
+lint: fmt-check ## Check formatting, go vet and golangci-lint
+	go vet ./...
+	$(LINT) run ./...
+
+fmt: ## Format every Go file
+	gofmt -w .
+
+fmt-check:
+	@files=$$(gofmt -l .) || exit 1; \
+	if [ -n "$$files" ]; then printf 'not formatted, run make fmt:\n%s\n' "$$files" >&2; exit 1; fi
+
+verify: fmt-check ## Check that go.mod is tidy, modules are unaltered, code is formatted
+	go mod tidy -diff
+	go mod verify
+
+ci: ## Run lint, verify, test, race and integration, each within its time budget
+	@for stage in $(CI_STAGES); do \
+		name=$${stage%:*} budget=$${stage#*:} start=$$SECONDS status=0; \
+		echo "==> $$name (at most $${budget}s)"; \
+		$(TIMEOUT) $$budget $(MAKE) --no-print-directory $$name || status=$$?; \
+		took=$$((SECONDS - start)); \
+		case $$status in \
+			0) echo "<== $$name passed in $${took}s" ;; \
+			124|137) echo "<== $$name ran out of its $${budget}s" >&2; exit 1 ;; \
+			*) echo "<== $$name failed after $${took}s" >&2; exit 1 ;; \
+		esac; \
+	done
+
+worker: ## Run a worker on STREAM as GROUP
+	go run ./cmd/penstock worker $(STREAM) --group $(GROUP)
+
+worker-verbose: ## Run a worker on STREAM as GROUP, logging each job
+	go run ./cmd/penstock worker $(STREAM) --group $(GROUP) -v
+
+worker-check: ## Check the configuration and the server a worker would use
+	go run ./cmd/penstock check
+
+clean: ## Remove what build, test and bench leave behind
+	rm -rf bin coverage.out
+	find . -name .git -prune -o -type f \( -name '*.test' -o -name '*.prof' \) -exec rm -f {} +

@@ -1,0 +1,402 @@
+package stream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// DeadLetter is a job that ended without success, with all that is known of it.
+type DeadLetter struct {
+	ID          string            `json:"id"`
+	Entry       string            `json:"entry"` // of the dead-letter stream
+	Type        string            `json:"type"`
+	Reason      string            `json:"reason"` // failed, permanent, expired, unknown type, undecodable, crashed, newer format
+	Error       string            `json:"error"`
+	Stack       string            `json:"stack,omitempty"`
+	Worker      string            `json:"worker,omitempty"`
+	Attempt     int               `json:"attempt"` // runs that ended in an error
+	MaxTries    int               `json:"max_tries"`
+	Crashes     int               `json:"crashes"`
+	Published   time.Time         `json:"published,omitzero"`
+	Died        time.Time         `json:"died"`
+	Header      map[string]string `json:"header,omitempty"`
+	Traceparent string            `json:"traceparent,omitempty"`
+	Payload     []byte            `json:"payload,omitempty"`
+	Fields      map[string]string `json:"fields,omitempty"` // of a foreign entry
+	History     []Attempt         `json:"history,omitempty"`
+
+	raw  engine.Entry
+	opts engine.Opts
+}
+
+// Attempt is one run of a job that ended in an error.
+type Attempt struct {
+	Attempt int           `json:"attempt"`
+	Worker  string        `json:"worker,omitempty"`
+	Started time.Time     `json:"started,omitzero"`
+	Took    time.Duration `json:"took"`
+	Error   string        `json:"error"`
+}
+
+// DeadFilter picks dead letters; the zero value picks all. What is set must all be met.
+type DeadFilter struct {
+	IDs       []string      // job IDs
+	Type      string        // exactly
+	Error     string        // a part of the error or reason
+	OlderThan time.Duration // died longer ago, by Redis's clock
+	NewerThan time.Duration // died more recently
+}
+
+// Page of a listing.
+type Page struct {
+	After string // the "next" of the page before; "" is the first
+	Limit int    // Default: 100.
+}
+
+// RedriveOptions of Redrive.
+type RedriveOptions struct {
+	DryRun   bool
+	Rate     float64     // jobs per second. Default: as fast as it goes.
+	Progress func(Sweep) // called after each batch
+}
+
+// PurgeOptions of Purge.
+type PurgeOptions struct {
+	DryRun   bool
+	Progress func(Sweep) // called after each batch
+}
+
+// Sweep is what a redrive or purge has done so far.
+type Sweep struct {
+	Seen    int64 `json:"seen"`    // dead letters looked at
+	Matched int64 `json:"matched"` // by the filter
+	Moved   int64 `json:"moved"`   // redriven or deleted; on a dry run 0
+}
+
+const (
+	deadPage  = 100
+	deadBatch = 500
+)
+
+// Dead lists dead letters, oldest first, one page at a time: next is empty on
+// the last. A page can be short, since a filter looks at a bounded number of letters.
+func (g *Group) Dead(ctx context.Context, filter DeadFilter, page Page) (letters []DeadLetter, next string, err error) {
+	limit := page.Limit
+	if limit <= 0 {
+		limit = deadPage
+	}
+	w := &deadWalk{g: g, filter: filter, after: page.After}
+	if err := w.open(ctx); err != nil {
+		return nil, "", err
+	}
+	for {
+		batch, err := w.next(ctx)
+		if err != nil {
+			return letters, "", err
+		}
+		for _, letter := range batch {
+			letters = append(letters, letter)
+			if len(letters) == limit {
+				return letters, letter.Entry, nil
+			}
+		}
+		if w.done {
+			return letters, "", nil
+		}
+	}
+}
+
+// DeadLetter returns one by its job ID, or ErrNotFound.
+func (g *Group) DeadLetter(ctx context.Context, id string) (DeadLetter, error) {
+	letters, _, err := g.Dead(ctx, DeadFilter{IDs: []string{id}}, Page{Limit: 1})
+	if err == nil && len(letters) == 0 {
+		err = fmt.Errorf("dead letter %s of %s/%s: %w", id, g.s.name, g.name, ErrNotFound)
+	}
+	if err != nil {
+		return DeadLetter{}, err
+	}
+	return letters[0], nil
+}
+
+// Redrive sends dead letters back to their group, oldest first: with new
+// tries, their fence kept. It stops when ctx ends; what was moved stays moved.
+// Those that die while it runs are left alone.
+func (g *Group) Redrive(ctx context.Context, filter DeadFilter, opt RedriveOptions) (Sweep, error) {
+	var due time.Time
+	return g.sweep(ctx, filter, opt.DryRun, opt.Progress, func(ctx context.Context, keys engine.GroupKeys, letters []DeadLetter) (int64, error) {
+		if opt.Rate > 0 {
+			if err := waitUntil(ctx, due); err != nil {
+				return 0, err
+			}
+			now := time.Now()
+			if due.Before(now) {
+				due = now
+			}
+			due = due.Add(time.Duration(float64(len(letters)) / opt.Rate * float64(time.Second)))
+		}
+		calls := make([]engine.Call, len(letters))
+		for i, letter := range letters {
+			o := letter.opts
+			o.ID = letter.ID
+			o.Errors, o.Crashes, o.Bounces, o.BouncedAt, o.Expires = 0, 0, 0, 0, 0
+			o.Moves++
+			e := letter.raw
+			e.Opts = o.String()
+			calls[i] = engine.RedriveCall(keys, letter.Entry, letter.ID, e)
+		}
+		return count(engine.RunAll(ctx, g.s.rdb, calls), func(v any) int64 {
+			if v == "" {
+				return 0 // somebody else redrove it
+			}
+			return 1
+		})
+	}, int(min(max(opt.Rate/10, 1), deadBatch)), opt.Rate > 0)
+}
+
+// Purge deletes dead letters for good and frees their IDs.
+func (g *Group) Purge(ctx context.Context, filter DeadFilter, opt PurgeOptions) (Sweep, error) {
+	return g.sweep(ctx, filter, opt.DryRun, opt.Progress, func(ctx context.Context, keys engine.GroupKeys, letters []DeadLetter) (int64, error) {
+		pairs := make([]any, 0, 2*len(letters))
+		for _, letter := range letters {
+			pairs = append(pairs, letter.Entry, letter.ID)
+		}
+		return count(engine.RunAll(ctx, g.s.rdb, []engine.Call{engine.PurgeCall(keys, pairs)}), func(v any) int64 {
+			n, _ := v.(int64)
+			return n
+		})
+	}, deadBatch, false)
+}
+
+func count(results []engine.Result, of func(any) int64) (int64, error) {
+	n := int64(0)
+	for _, res := range results {
+		if res.Err != nil {
+			return n, wrap("change dead letters", res.Err)
+		}
+		n += of(res.Val)
+	}
+	return n, nil
+}
+
+func waitUntil(ctx context.Context, at time.Time) error {
+	t := time.NewTimer(time.Until(at))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// sweep walks the dead letters that are there now, and gives those that match to act in batches of at most size.
+func (g *Group) sweep(ctx context.Context, filter DeadFilter, dry bool, progress func(Sweep), act func(context.Context, engine.GroupKeys, []DeadLetter) (int64, error), size int, rated bool) (Sweep, error) {
+	if !rated {
+		size = deadBatch
+	}
+	var done Sweep
+	w := &deadWalk{g: g, filter: filter}
+	if err := w.open(ctx); err != nil {
+		return done, err
+	}
+	for !w.done {
+		letters, err := w.next(ctx)
+		done.Seen = w.seen
+		if err != nil {
+			return done, err
+		}
+		done.Matched += int64(len(letters))
+		for len(letters) > 0 && !dry {
+			n := min(size, len(letters))
+			moved, err := act(ctx, w.keys, letters[:n])
+			done.Moved += moved
+			if err != nil {
+				return done, err
+			}
+			letters = letters[n:]
+			if progress != nil {
+				progress(done)
+			}
+		}
+		if progress != nil {
+			progress(done)
+		}
+	}
+	return done, nil
+}
+
+// deadWalk reads a group's dead letters in order, up to those that were there when it began.
+type deadWalk struct {
+	g      *Group
+	filter DeadFilter
+	keys   engine.GroupKeys
+	ids    map[string]bool
+	now    time.Time
+	after  string
+	last   string
+	seen   int64
+	done   bool
+}
+
+func (w *deadWalk) open(ctx context.Context) error {
+	ctx, cancel := w.g.s.deadline(ctx)
+	defer cancel()
+	var err error
+	if w.keys, _, err = w.g.open(ctx); err != nil {
+		return err
+	}
+	if len(w.filter.IDs) > 0 {
+		w.ids = make(map[string]bool, len(w.filter.IDs))
+		for _, id := range w.filter.IDs {
+			w.ids[id] = true
+		}
+	}
+	if w.after != "" && !engine.IsEntryID(w.after) {
+		return fmt.Errorf("%w: page %q is not one that a listing gave", ErrInvalid, w.after)
+	}
+	if w.now, err = w.g.s.rdb.Time(ctx).Result(); err != nil {
+		return wrapRead("read the time of Redis", err)
+	}
+	newest, err := w.g.s.rdb.XRevRangeN(ctx, w.keys.Dead, "+", "-", 1).Result()
+	if err != nil {
+		return wrapRead("read the dead letters of "+w.g.s.name+"/"+w.g.name, err)
+	}
+	if len(newest) == 0 {
+		w.done = true
+		return nil
+	}
+	w.last = newest[0].ID
+	if len(w.ids) == 1 { // by ID: the index knows where, no walk
+		for id := range w.ids {
+			where, err := w.g.s.rdb.HGet(ctx, w.keys.IDs, id).Result()
+			if err != nil && engine.Classify(err) != engine.OK {
+				return wrapRead("look up "+id, err)
+			}
+			place, at, _ := engine.SplitWhere(where)
+			if place != "dead" {
+				w.done = true
+				return nil
+			}
+			w.after, w.last = "="+at, at
+		}
+	}
+	return nil
+}
+
+func (w *deadWalk) next(ctx context.Context) ([]DeadLetter, error) {
+	if w.done {
+		return nil, nil
+	}
+	ctx, cancel := w.g.s.deadline(ctx)
+	defer cancel()
+	from := "-"
+	if one, ok := strings.CutPrefix(w.after, "="); ok {
+		from = one
+	} else if w.after != "" {
+		from = "(" + w.after
+	}
+	// XRANGE by hand: go-redis's own puts the fields into a map, and their order tells ours from foreign entries
+	v, err := engine.Do(ctx, w.g.s.rdb, "XRANGE", w.keys.Dead, from, w.last, "COUNT", deadBatch)
+	if err != nil {
+		return nil, wrapRead("read the dead letters of "+w.g.s.name+"/"+w.g.name, err)
+	}
+	entries, err := parseEntries(v)
+	if err != nil {
+		return nil, err
+	}
+	w.done = len(entries) < deadBatch
+	var letters []DeadLetter
+	for _, e := range entries {
+		w.after = e.id
+		w.seen++
+		letter := parseDead(e)
+		if w.match(letter) {
+			letters = append(letters, letter)
+		}
+	}
+	return letters, nil
+}
+
+func (w *deadWalk) match(l DeadLetter) bool {
+	age := w.now.Sub(l.Died)
+	f := w.filter
+	return (w.ids == nil || w.ids[l.ID]) &&
+		(f.Type == "" || f.Type == l.Type) &&
+		(f.Error == "" || strings.Contains(l.Error, f.Error) || strings.Contains(l.Reason, f.Error)) &&
+		(f.OlderThan == 0 || age > f.OlderThan) &&
+		(f.NewerThan == 0 || age < f.NewerThan)
+}
+
+type rawEntry struct {
+	id     string
+	values []string
+}
+
+func parseEntries(v any) ([]rawEntry, error) {
+	list, ok := v.([]any)
+	if !ok {
+		return nil, fmt.Errorf("unexpected answer %T to XRANGE", v)
+	}
+	entries := make([]rawEntry, 0, len(list))
+	for _, item := range list {
+		pair, _ := item.([]any)
+		if len(pair) != 2 {
+			return nil, fmt.Errorf("unexpected entry %v in the answer to XRANGE", item)
+		}
+		e := rawEntry{}
+		e.id, _ = pair[0].(string)
+		fields, _ := pair[1].([]any)
+		for _, f := range fields {
+			s, _ := f.(string)
+			e.values = append(e.values, s)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// parseDead never fails: what it can't read it shows as it is.
+func parseDead(raw rawEntry) DeadLetter {
+	l := DeadLetter{Entry: raw.id, ID: raw.id, Died: engine.EntryTime(raw.id)}
+	values := raw.values
+	var info engine.DeadInfo
+	if n := len(values); n == 10 && values[8] == "info" {
+		if err := json.Unmarshal([]byte(values[9]), &info); err != nil {
+			info.Error = "the letter's info cannot be read: " + err.Error()
+		}
+		values = values[:8]
+	}
+	entry, opts, err := engine.ParseEntry(values)
+	if err != nil && info.Error == "" {
+		info.Error = err.Error()
+	}
+	l.raw, l.opts = entry, opts
+	if opts.ID != "" {
+		l.ID = opts.ID
+	} else if info.ID != "" {
+		l.ID = info.ID
+	}
+	l.Type, l.Payload, l.Traceparent = entry.Type, []byte(entry.Data), entry.Traceparent
+	l.Reason, l.Error, l.Stack, l.Worker, l.MaxTries = info.Reason, info.Error, info.Stack, info.Worker, info.MaxTries
+	l.Attempt, l.Crashes, l.Header = opts.Errors, opts.Crashes, opts.Header
+	if opts.Published > 0 {
+		l.Published = time.UnixMilli(opts.Published)
+	} else if engine.IsEntryID(l.ID) {
+		l.Published = engine.EntryTime(l.ID)
+	}
+	for _, a := range opts.History {
+		l.History = append(l.History, Attempt{a.Attempt, a.Worker, time.UnixMilli(a.Started), time.Duration(a.Took) * time.Millisecond, a.Error})
+	}
+	if len(opts.Fields) > 0 {
+		l.Fields = make(map[string]string, len(opts.Fields))
+		for _, f := range opts.Fields {
+			l.Fields[string(f[0])] = string(f[1])
+		}
+	}
+	return l
+}

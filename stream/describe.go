@@ -1,0 +1,255 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// Description of a stream.
+type Description struct {
+	Name      string   `json:"name"`
+	Kind      Kind     `json:"kind"` // KindAny: not declared yet
+	Format    int      `json:"format"`
+	Entries   int64    `json:"entries"`
+	Scheduled int64    `json:"scheduled"`
+	Bytes     int64    `json:"bytes"` // of the stream key alone; 0 where the server does not say
+	Groups    []string `json:"groups"`
+}
+
+// Describe reads what a stream is. A stream that does not exist has no
+// entries, no groups and no kind.
+func (s *Stream) Describe(ctx context.Context) (Description, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	config := pipe.HGetAll(ctx, s.keys.Config)
+	entries := pipe.XLen(ctx, s.name)
+	scheduled := pipe.ZCard(ctx, s.keys.Scheduled)
+	memory := pipe.MemoryUsage(ctx, s.name)
+	_, _ = pipe.Exec(ctx)
+	for _, cmd := range []redis.Cmder{config, entries, scheduled} {
+		if err := cmd.Err(); err != nil {
+			return Description{}, wrapRead("describe "+s.name, err)
+		}
+	}
+	d := Description{
+		Name:      s.name,
+		Kind:      Kind(config.Val()["kind"]),
+		Entries:   entries.Val(),
+		Scheduled: scheduled.Val(),
+		Bytes:     memory.Val(), // a server without MEMORY USAGE leaves 0
+		Groups:    []string{},
+	}
+	d.Format, _ = strconv.Atoi(config.Val()["format"])
+	infos, err := s.groupInfos(ctx)
+	if err != nil {
+		return Description{}, err
+	}
+	for _, info := range infos {
+		d.Groups = append(d.Groups, info.Name)
+	}
+	slices.Sort(d.Groups)
+	return d, nil
+}
+
+func (s *Stream) groupInfos(ctx context.Context) ([]redis.XInfoGroup, error) {
+	infos, err := s.rdb.XInfoGroups(ctx, s.name).Result()
+	if err != nil && engine.Classify(err) == engine.Refused {
+		// "no such key" is the one refusal that means no groups; its text differs between servers
+		if n, e := s.rdb.Exists(ctx, s.name).Result(); e == nil && n == 0 {
+			return nil, nil
+		}
+	}
+	return infos, wrapRead("list groups of "+s.name, err)
+}
+
+// Slots are the sorted sets whose jobs come due on this stream: its deferred
+// jobs, and the failed and snoozed ones of each of its groups. Schedulers promote them.
+func (s *Stream) Slots(ctx context.Context) ([]engine.Slot, error) {
+	config, err := s.rdb.HGetAll(ctx, s.keys.Config).Result()
+	if err != nil {
+		return nil, wrapRead("read the configuration of "+s.name, err)
+	}
+	slots := []engine.Slot{engine.ScheduledSlot(s.keys)}
+	for field := range config {
+		const prefix = "epoch:"
+		if len(field) > len(prefix) && field[:len(prefix)] == prefix {
+			slots = append(slots, engine.RetryingSlot(s.keys.Group(field[len(prefix):], Kind(config["kind"]) == KindEvents)))
+		}
+	}
+	return slots, nil
+}
+
+// stateOf tells the state of a job from its place in the ids hash.
+func (s *Stream) stateOf(ctx context.Context, where string) (State, time.Time, error) {
+	place, at, _ := engine.SplitWhere(where)
+	switch place {
+	case "scheduled", "retrying":
+		ms, _ := strconv.ParseInt(at, 10, 64)
+		return State(place), time.UnixMilli(ms), nil
+	case "orders", "redelivery", "suspects":
+		d, err := s.Describe(ctx)
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		for _, group := range d.Groups {
+			key := s.name
+			if g := s.keys.Group(group, d.Kind == KindEvents); place == "redelivery" {
+				key = g.Redelivery
+			} else if place == "suspects" {
+				key = g.Suspects
+			}
+			held, err := s.rdb.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: key, Group: group, Start: at, End: at, Count: 1}).Result()
+			if err != nil && engine.Classify(err) != engine.NoGroup {
+				return "", time.Time{}, wrapRead("look up a job of "+s.name, err)
+			}
+			if len(held) > 0 {
+				return Active, time.Time{}, nil
+			}
+		}
+		return Waiting, time.Time{}, nil
+	default:
+		return State(place), time.Time{}, nil
+	}
+}
+
+// Group of a stream, to look at and repair. It need not exist.
+type Group struct {
+	s    *Stream
+	name string
+}
+
+// Group returns the group called name, without asking Redis.
+func (s *Stream) Group(name string) *Group { return &Group{s: s, name: name} }
+
+// Name of the group.
+func (g *Group) Name() string { return g.name }
+
+// open finds the group's keys: they depend on the stream's kind.
+func (g *Group) open(ctx context.Context) (engine.GroupKeys, Kind, error) {
+	if err := engine.CheckGroup(g.name); err != nil {
+		return engine.GroupKeys{}, "", fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	config, err := g.s.rdb.HMGet(ctx, g.s.keys.Config, "kind", "epoch:"+g.name).Result()
+	if err != nil {
+		return engine.GroupKeys{}, "", wrapRead("open "+g.s.name+"/"+g.name, err)
+	}
+	if config[1] == nil {
+		return engine.GroupKeys{}, "", fmt.Errorf("group %s of stream %s: %w", g.name, g.s.name, ErrNotFound)
+	}
+	kind, _ := config[0].(string)
+	return g.s.keys.Group(g.name, Kind(kind) == KindEvents), Kind(kind), nil
+}
+
+// Depths of a group: how many jobs are where.
+type Depths struct {
+	Waiting   int64         `json:"waiting"` // not yet read by the group, redeliveries included
+	Lag       int64         `json:"lag"`     // of Waiting, those never read before, as Redis counts; -1 where it can't
+	Active    int64         `json:"active"`
+	Scheduled int64         `json:"scheduled"` // of the stream, for all its groups
+	Retrying  int64         `json:"retrying"`
+	Dead      int64         `json:"dead"`
+	Oldest    time.Duration `json:"oldest"`  // age of the job that waits longest, in ns
+	Workers   int64         `json:"workers"` // consumers of the group
+}
+
+// Depths reads them all; each number is exact, but they are not of one instant.
+func (g *Group) Depths(ctx context.Context) (Depths, error) {
+	ctx, cancel := g.s.deadline(ctx)
+	defer cancel()
+	keys, kind, err := g.open(ctx)
+	if err != nil {
+		return Depths{}, err
+	}
+	rdb := g.s.rdb
+	pipe := rdb.Pipeline()
+	streams := []string{g.s.name, keys.Redelivery, keys.Suspects}
+	lens, pends := make([]*redis.IntCmd, 3), make([]*redis.XPendingCmd, 3)
+	for i, key := range streams {
+		lens[i], pends[i] = pipe.XLen(ctx, key), pipe.XPending(ctx, key, g.name)
+	}
+	scheduled, retrying, dead := pipe.ZCard(ctx, g.s.keys.Scheduled), pipe.ZCard(ctx, keys.Retrying), pipe.XLen(ctx, keys.Dead)
+	clock := pipe.Time(ctx)
+	if _, err := pipe.Exec(ctx); err != nil && engine.Classify(err) != engine.NoGroup {
+		return Depths{}, wrapRead("read the depths of "+g.s.name+"/"+g.name, err)
+	}
+	infos, err := g.s.groupInfos(ctx)
+	if err != nil {
+		return Depths{}, err
+	}
+	d := Depths{Scheduled: scheduled.Val(), Retrying: retrying.Val(), Dead: dead.Val(), Lag: -1}
+	last := ""
+	for _, info := range infos {
+		if info.Name == g.name {
+			d.Workers, last = info.Consumers, info.LastDeliveredID
+			if kind == KindEvents {
+				d.Lag = info.Lag
+			}
+		}
+	}
+	for i := range streams {
+		pending := int64(0)
+		if v := pends[i].Val(); v != nil {
+			pending = v.Count
+		}
+		d.Active += pending
+		if waiting := lens[i].Val() - pending; i > 0 || kind != KindEvents {
+			d.Waiting += max(waiting, 0)
+		}
+	}
+	if kind == KindEvents {
+		// entries stay after they are done: only what lies behind the group's position waits
+		d.Waiting += max(d.Lag, 0)
+	} else {
+		d.Lag = max(lens[0].Val()-pendingCount(pends[0]), 0)
+	}
+	d.Oldest, err = g.oldest(ctx, streams, last, clock.Val())
+	return d, err
+}
+
+func pendingCount(cmd *redis.XPendingCmd) int64 {
+	if v := cmd.Val(); v != nil {
+		return v.Count
+	}
+	return 0
+}
+
+// oldest is the age of the first entry behind each stream's last delivered one.
+func (g *Group) oldest(ctx context.Context, streams []string, last string, now time.Time) (time.Duration, error) {
+	var oldest time.Duration
+	for i, key := range streams {
+		from := last
+		if i > 0 {
+			infos, err := g.s.rdb.XInfoGroups(ctx, key).Result()
+			if err != nil {
+				continue // the stream is made with the group's first worker
+			}
+			for _, info := range infos {
+				if info.Name == g.name {
+					from = info.LastDeliveredID
+				}
+			}
+		}
+		if from == "" {
+			from = "0-0"
+		}
+		first, err := g.s.rdb.XRangeN(ctx, key, "("+from, "+", 1).Result()
+		if err != nil {
+			if engine.Classify(err) == engine.Refused {
+				continue
+			}
+			return 0, wrapRead("read "+key, err)
+		}
+		if len(first) > 0 {
+			oldest = max(oldest, now.Sub(engine.EntryTime(first[0].ID)))
+		}
+	}
+	return oldest, nil
+}

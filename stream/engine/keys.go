@@ -1,0 +1,160 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// Names of keys and channels that belong to no single stream.
+const (
+	RegistryKey = "penstock:streams" // set: names of the streams this Redis holds
+	WakeChannel = "penstock:wake"    // "<due ms> <zset key>" when something becomes due sooner than all before it
+)
+
+// Limits on names and IDs, in bytes.
+const (
+	MaxNameLen  = 256
+	MaxGroupLen = 128
+	MaxIDLen    = 128
+)
+
+// Keys are the names of everything that belongs to one stream, all in its hash slot.
+type Keys struct {
+	Stream        string // the entries: exactly the name the user gave
+	Config        string // hash: format, kind, per group its epoch
+	IDs           string // hash: job ID -> where the job is
+	Scheduled     string // sorted set: deferred jobs by due time in ms
+	ScheduledJobs string // hash: their bodies
+	prefix        string
+}
+
+// GroupKeys are the names of everything that belongs to one group of a stream.
+type GroupKeys struct {
+	Redelivery   string // stream: what comes back to this group
+	Suspects     string // stream: what crashed a worker twice, read one at a time
+	Retrying     string // sorted set: failed and snoozed jobs by due time in ms
+	RetryingJobs string // hash: their bodies
+	Dead         string // stream: dead letters
+	IDs          string // hash: job ID -> where this group's job is (a queue's is the stream's own)
+	Workers      string // hash: live workers of all groups
+}
+
+// NewKeys returns the key names of the stream called name.
+func NewKeys(name string) Keys {
+	prefix := "{" + name + "}:"
+	if strings.Contains(name, "{") {
+		prefix = name + ":" // CheckName lets only one well-formed tag through
+	}
+	return Keys{
+		Stream:        name,
+		Config:        prefix + "config",
+		IDs:           prefix + "ids",
+		Scheduled:     prefix + "scheduled",
+		ScheduledJobs: prefix + "scheduled:jobs",
+		prefix:        prefix,
+	}
+}
+
+// Group returns the key names of a group; a queue keeps one index of IDs, an
+// events stream one for each group, since there a job has a state per group.
+func (k Keys) Group(group string, events bool) GroupKeys {
+	p := k.prefix + "g:" + group + ":"
+	g := GroupKeys{
+		Redelivery:   p + "redelivery",
+		Suspects:     p + "suspects",
+		Retrying:     p + "retrying",
+		RetryingJobs: p + "retrying:jobs",
+		Dead:         p + "dead",
+		IDs:          k.IDs,
+		Workers:      k.prefix + "workers",
+	}
+	if events {
+		g.IDs = p + "ids"
+	}
+	return g
+}
+
+// Job is the key of a finished job's record.
+func (k Keys) Job(id string) string { return k.prefix + "job:" + id }
+
+// CheckName says what is wrong with a stream's name, or nil.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("stream name is empty")
+	case len(name) > MaxNameLen:
+		return fmt.Errorf("stream name has %d bytes, at most %d are allowed", len(name), MaxNameLen)
+	case strings.HasPrefix(name, "penstock:"):
+		return fmt.Errorf("stream name %q: names that begin with penstock: are ours", name)
+	}
+	if err := checkText(name); err != nil {
+		return fmt.Errorf("stream name %q: %w", name, err)
+	}
+	open, end := strings.IndexByte(name, '{'), strings.IndexByte(name, '}')
+	if open < 0 && end < 0 {
+		return nil
+	}
+	if open < 0 || end < open+2 || strings.Count(name, "{") > 1 || strings.Count(name, "}") > 1 {
+		return fmt.Errorf("stream name %q: braces are allowed only as one non-empty hash tag, as in {tenant}orders", name)
+	}
+	return nil
+}
+
+// CheckGroup says what is wrong with a group's name, or nil.
+func CheckGroup(group string) error {
+	switch {
+	case group == "":
+		return errors.New("group name is empty")
+	case len(group) > MaxGroupLen:
+		return fmt.Errorf("group name has %d bytes, at most %d are allowed", len(group), MaxGroupLen)
+	case strings.ContainsAny(group, ":{}"):
+		return fmt.Errorf("group name %q must not contain ':', '{' or '}'", group)
+	}
+	if err := checkText(group); err != nil {
+		return fmt.Errorf("group name %q: %w", group, err)
+	}
+	return nil
+}
+
+// CheckID says what is wrong with a job ID that a caller chose, or nil.
+func CheckID(id string) error {
+	switch {
+	case len(id) > MaxIDLen:
+		return fmt.Errorf("ID has %d bytes, at most %d are allowed", len(id), MaxIDLen)
+	case IsEntryID(id):
+		return fmt.Errorf("ID %q has the form of an entry ID (digits-digits), which Redis gives out", id)
+	}
+	if err := checkText(id); err != nil {
+		return fmt.Errorf("ID %q: %w", id, err)
+	}
+	return nil
+}
+
+func checkText(s string) error {
+	if !utf8.ValidString(s) {
+		return errors.New("is not valid UTF-8")
+	}
+	for _, r := range s {
+		if r <= ' ' || r == 0x7f {
+			return errors.New("spaces and control characters are not allowed")
+		}
+	}
+	return nil
+}
+
+// IsEntryID reports whether s has the form of a stream entry's ID: digits-digits.
+func IsEntryID(s string) bool {
+	ms, seq, ok := strings.Cut(s, "-")
+	return ok && digits(ms) && digits(seq)
+}
+
+func digits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}

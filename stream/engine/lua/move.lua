@@ -1,0 +1,18 @@
+-- move takes a job that is this consumer's to another stream of its group: back (redelivery) or away (dead).
+-- KEYS: 1 the stream the entry was read from  2 destination stream  3 ids
+-- ARGV: 1 group  2 consumer  3 entry  4 delete (1 or 0)  5 id  6 the destination's name in ids  7.. fields of the new entry
+-- returns the new entry's ID, or '' when the entry is not ours any more
+local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
+if #mine == 0 or #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return '' end
+local want = {'stream', 'hash'}
+for i = 2, 3 do
+  local t = redis.call('TYPE', KEYS[i])['ok']
+  if t ~= 'none' and t ~= want[i - 1] then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. t) end
+end
+local fields = {}
+for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
+local entry = redis.call('XADD', KEYS[2], '*', unpack(fields))
+redis.call('HSET', KEYS[3], ARGV[5], ARGV[6] .. ' ' .. entry)
+return entry

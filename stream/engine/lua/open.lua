@@ -1,0 +1,62 @@
+-- open makes a group of a stream, and settles the stream's kind when it has none.
+-- KEYS: 1 stream  2 config  3 redelivery  4 suspects
+-- ARGV: 1 group ('' makes none)  2 wanted kind ('' for any)  3 format  4 force (1 takes a foreign stream)
+-- returns {kind, epoch} or {'!', reason, kind, names of groups, entries}
+-- reasons: kind, foreign, second, format
+local names = {}
+local len = 0
+local kind_of = redis.call('TYPE', KEYS[1])['ok']
+if kind_of == 'stream' then
+  len = redis.call('XLEN', KEYS[1])
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    for i = 1, #info, 2 do
+      if info[i] == 'name' then names[#names + 1] = info[i + 1] end
+    end
+  end
+elseif kind_of ~= 'none' then
+  return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind_of)
+end
+local kind = redis.call('HGET', KEYS[2], 'kind')
+local format = tonumber(redis.call('HGET', KEYS[2], 'format') or ARGV[3])
+local list = table.concat(names, ', ')
+if format and format > tonumber(ARGV[3]) then return {'!', 'format', tostring(format), list, len} end
+if kind and ARGV[2] ~= '' and ARGV[2] ~= kind then return {'!', 'kind', kind, list, len} end
+local want = kind or ARGV[2]
+if not kind and ARGV[4] ~= '1' and (len > 0 or #names > 0) then
+  local ours = #names == 0
+  local function plain(e)
+    local v = e[1] and e[1][2] or {}
+    return #v == 8 and v[1] == 'type' and v[3] == 'data' and v[5] == 'traceparent' and v[7] == 'opts'
+  end
+  ours = ours and plain(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)) and plain(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1))
+  if not ours and want == '' then return {'!', 'foreign', '', list, len} end
+  if not ours and want == 'queue' and #names > 0 then
+    local other = false
+    for _, n in ipairs(names) do other = other or n ~= ARGV[1] end
+    if other then return {'!', 'second', want, list, len} end
+  end
+end
+if want == '' then want = 'queue' end
+local exists = false
+for _, n in ipairs(names) do
+  if n == ARGV[1] then exists = true
+  elseif want == 'queue' and ARGV[1] ~= '' then return {'!', 'second', want, list, len} end
+end
+local epoch = redis.call('HGET', KEYS[2], 'epoch:' .. ARGV[1])
+if ARGV[1] ~= '' then
+  for i = 3, 4 do
+    local t = redis.call('TYPE', KEYS[i])['ok']
+    if t ~= 'none' and t ~= 'stream' then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. t) end
+  end
+end
+if not kind then redis.call('HSET', KEYS[2], 'kind', want, 'format', ARGV[3]) end
+if ARGV[1] == '' then return {want, '0'} end
+if not exists then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM') end
+for i = 3, 4 do
+  local made = redis.pcall('XGROUP', 'CREATE', KEYS[i], ARGV[1], '0', 'MKSTREAM')
+  if made['err'] and not string.find(made['err'], 'BUSYGROUP', 1, true) then return made end
+end
+if not exists or not epoch then
+  redis.call('HINCRBY', KEYS[2], 'epoch:' .. ARGV[1], 1)
+end
+return {want, redis.call('HGET', KEYS[2], 'epoch:' .. ARGV[1])}

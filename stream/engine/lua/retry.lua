@@ -1,0 +1,22 @@
+-- retry parks a job that failed, was snoozed or bounced until its delay is over, if it is still this consumer's.
+-- KEYS: 1 the stream the entry was read from  2 retrying  3 retrying:jobs  4 ids
+-- ARGV: 1 group  2 consumer  3 entry  4 delete (1 or 0)  5 id  6 delay in ms  7 body  8 wake channel
+-- returns due in ms, or 0 when the entry is not ours any more
+local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
+if #mine == 0 or #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return 0 end
+local want = {'zset', 'hash', 'hash'}
+for i = 2, 4 do
+  local t = redis.call('TYPE', KEYS[i])['ok']
+  if t ~= 'none' and t ~= want[i - 1] then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. t) end
+end
+local now = redis.call('TIME')
+local due = string.format('%.0f', now[1] * 1000 + math.ceil(now[2] / 1000) + tonumber(ARGV[6]))
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
+redis.call('ZADD', KEYS[2], due, ARGV[5])
+redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
+redis.call('HSET', KEYS[4], ARGV[5], 'retrying ' .. due)
+if redis.call('ZRANGE', KEYS[2], 0, 0)[1] == ARGV[5] then
+  redis.call('PUBLISH', ARGV[8], due .. ' ' .. KEYS[2])
+end
+return tonumber(due)

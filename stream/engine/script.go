@@ -1,0 +1,138 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha1" // the name Redis gives scripts, not a signature
+	"embed"
+	"encoding/hex"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var sources embed.FS
+
+// Script is a Lua script that is one transition.
+type Script struct{ name, source, sha string }
+
+func load(name string) *Script {
+	b, err := sources.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // embedded at build time
+	}
+	sum := sha1.Sum(b)
+	return &Script{name: name, source: string(b), sha: hex.EncodeToString(sum[:])}
+}
+
+var (
+	publishScript  = load("publish")
+	scheduleScript = load("schedule")
+	promoteScript  = load("promote")
+	openScript     = load("open")
+	settleScript   = load("settle")
+	completeScript = load("complete")
+	retryScript    = load("retry")
+	moveScript     = load("move")
+	redriveScript  = load("redrive")
+	purgeScript    = load("purge")
+	leaveScript    = load("leave")
+)
+
+// once is a command that go-redis does not send again after a lost reply: by
+// default it would, and an XADD or a script that ran would run twice.
+type once struct{ *redis.Cmd }
+
+// NoRetry tells go-redis to leave retries to us.
+func (once) NoRetry() bool { return true }
+
+// Do sends one command, once.
+func Do(ctx context.Context, rdb redis.UniversalClient, args ...any) (any, error) {
+	if err := checkContext(ctx); err != nil {
+		return nil, err
+	}
+	cmd := once{redis.NewCmd(ctx, args...)}
+	if err := rdb.Process(ctx, cmd); err != nil {
+		return nil, err
+	}
+	return cmd.Result()
+}
+
+// Call is one run of a script.
+type Call struct {
+	Script *Script
+	Keys   []string
+	Args   []any
+}
+
+func (c Call) cmd(ctx context.Context, name, script string) once {
+	args := make([]any, 0, 3+len(c.Keys)+len(c.Args))
+	args = append(args, name, script, len(c.Keys))
+	for _, k := range c.Keys {
+		args = append(args, k)
+	}
+	cmd := redis.NewCmd(ctx, append(args, c.Args...)...)
+	cmd.SetFirstKeyPos(3)
+	return once{cmd}
+}
+
+// Run runs the script once. A server that does not know it yet, or forgot it
+// in a restart, is sent its text: NOSCRIPT means that nothing ran.
+func (c Call) Run(ctx context.Context, rdb redis.UniversalClient) (any, error) {
+	if err := checkContext(ctx); err != nil {
+		return nil, err
+	}
+	cmd := c.cmd(ctx, "EVALSHA", c.Script.sha)
+	err := rdb.Process(ctx, cmd)
+	if Classify(err) == NoScript {
+		cmd = c.cmd(ctx, "EVAL", c.Script.source)
+		err = rdb.Process(ctx, cmd)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return cmd.Val(), nil
+}
+
+// Result is what one script of a pipeline answered.
+type Result struct {
+	Val any
+	Err error
+}
+
+// RunAll runs scripts in one pipeline, each once, and answers in order.
+func RunAll(ctx context.Context, rdb redis.UniversalClient, calls []Call) []Result {
+	results := make([]Result, len(calls))
+	todo := make([]int, len(calls))
+	for i := range calls {
+		todo[i] = i
+	}
+	name := "EVALSHA"
+	for len(todo) > 0 {
+		if err := checkContext(ctx); err != nil {
+			for _, i := range todo {
+				results[i] = Result{Err: err}
+			}
+			return results
+		}
+		pipe := rdb.Pipeline()
+		cmds := make([]once, len(todo))
+		for n, i := range todo {
+			script := calls[i].Script.sha
+			if name == "EVAL" {
+				script = calls[i].Script.source
+			}
+			cmds[n] = calls[i].cmd(ctx, name, script)
+			_ = pipe.Process(ctx, cmds[n])
+		}
+		_, _ = pipe.Exec(ctx) // each command carries its own error
+		var again []int
+		for n, i := range todo {
+			results[i] = Result{cmds[n].Val(), cmds[n].Err()}
+			if name == "EVALSHA" && Classify(cmds[n].Err()) == NoScript {
+				again = append(again, i)
+			}
+		}
+		todo, name = again, "EVAL"
+	}
+	return results
+}

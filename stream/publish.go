@@ -1,0 +1,287 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream/engine"
+	"github.com/penstock-go/penstock/telemetry"
+)
+
+// Receipt is what Publish knows of a job afterwards.
+type Receipt struct {
+	// ID of the job.
+	ID string `json:"id"`
+	// Duplicate: nothing was stored; a job with this ID stands, in State.
+	Duplicate bool `json:"duplicate"`
+	// State the job is in.
+	State State `json:"state"`
+	// Due time of a deferred job, by Redis's clock.
+	Due time.Time `json:"due,omitzero"`
+	// Err of this job. PublishAll only.
+	Err error `json:"-"`
+}
+
+// pipelineLen is how many jobs go out in one pipeline.
+const pipelineLen = 500
+
+// lengthStale is how old the stream's length may be when MaxLen is checked.
+const lengthStale = 100 * time.Millisecond
+
+// Publish stores one job. When it returns an ID, the job will end completed or
+// dead. A plain immediate job is one XADD; one with an ID or a delay is one
+// script. Concurrent calls share pipelines when there are many.
+//
+// Errors: ErrInvalid, ErrTooLarge, ErrStreamFull, ErrUnavailable, ErrDenied
+// (nothing was stored), and ErrAmbiguous (it may have been; only for jobs
+// without an ID, or when ctx ended before it was settled).
+func (s *Stream) Publish(ctx context.Context, job Job) (Receipt, error) {
+	traceparent, tracestate := telemetry.Inject(ctx)
+	p, err := s.prepare(job, traceparent, tracestate)
+	if err != nil {
+		return Receipt{}, fmt.Errorf("publish to %s: %w", s.name, err)
+	}
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	if !p.plain() {
+		return s.publishOne(ctx, p)
+	}
+	if err := s.checkLength(ctx, 1); err != nil {
+		return Receipt{}, err
+	}
+	id, err := s.single.publish(ctx, s, p.entry)
+	if err != nil {
+		return Receipt{}, wrap("publish to "+s.name, err)
+	}
+	return Receipt{ID: id, State: Waiting}, nil
+}
+
+// xadd is a plain publish that go-redis must not send twice.
+type xadd struct{ *redis.StringCmd }
+
+// NoRetry tells go-redis to leave retries to us.
+func (xadd) NoRetry() bool { return true }
+
+func (s *Stream) xadd(ctx context.Context, e engine.Entry) xadd {
+	return xadd{redis.NewStringCmd(ctx, "XADD", s.name, "*",
+		engine.FieldType, e.Type, engine.FieldData, e.Data, engine.FieldTraceparent, e.Traceparent, engine.FieldOpts, e.Opts)}
+}
+
+func (s *Stream) call(p prepared) engine.Call {
+	if p.delay > 0 || !p.at.IsZero() {
+		return engine.ScheduleCall(s.keys, p.id, p.nonce, s.cfg.MaxLen, p.delay, p.at, p.entry)
+	}
+	return engine.PublishCall(s.keys, p.id, p.nonce, s.cfg.MaxLen, p.entry)
+}
+
+// publishOne stores a job that has an ID. Its script can be repeated, so a lost
+// reply is tried again until ctx ends.
+func (s *Stream) publishOne(ctx context.Context, p prepared) (Receipt, error) {
+	if p.delay > 0 || !p.at.IsZero() {
+		if err := s.Announce(ctx); err != nil {
+			return Receipt{}, fmt.Errorf("publish to %s: %w", s.name, err)
+		}
+	}
+	sent := false
+	for try := 0; ; try++ {
+		v, err := s.call(p).Run(ctx, s.rdb)
+		if err == nil {
+			return s.receipt(ctx, p, v)
+		}
+		class := engine.Classify(err)
+		sent = sent || class == engine.Lost
+		if again := class == engine.Lost || class == engine.Busy || sent; !again || !pause(ctx, try) {
+			err = wrap("publish to "+s.name, err)
+			if sent && !errors.Is(err, ErrAmbiguous) {
+				err = fmt.Errorf("%w: %w", ErrAmbiguous, err)
+			}
+			return Receipt{}, err
+		}
+	}
+}
+
+// pause waits before another try, and reports whether there is time for one.
+func pause(ctx context.Context, try int) bool {
+	d := min(10*time.Millisecond<<min(try, 5), 300*time.Millisecond)
+	t := time.NewTimer(d/2 + rand.N(d))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error) {
+	stored, err := engine.ReadStored(v, p.nonce)
+	switch {
+	case err != nil:
+		return Receipt{}, fmt.Errorf("publish to %s: %w", s.name, err)
+	case stored.Full:
+		return Receipt{}, fmt.Errorf("publish to %s: %w: it holds %s jobs, at most %d are allowed (MaxLen)", s.name, ErrStreamFull, stored.Where, s.cfg.MaxLen)
+	case stored.Duplicate:
+		state, due, err := s.stateOf(ctx, stored.Where)
+		if err != nil {
+			return Receipt{}, err
+		}
+		return Receipt{ID: p.id, Duplicate: true, State: state, Due: due}, nil
+	case stored.Due > 0:
+		return Receipt{ID: p.id, State: Scheduled, Due: time.UnixMilli(stored.Due)}, nil
+	default:
+		return Receipt{ID: p.id, State: Waiting}, nil
+	}
+}
+
+// PublishAll stores many jobs, in pipelines of 500, and returns one Receipt a
+// job, in order. When some were not stored the error says how many, and each
+// Receipt's Err why; what has an ID can simply be published again.
+func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) {
+	receipts := make([]Receipt, len(jobs))
+	traceparent, tracestate := telemetry.Inject(ctx)
+	ready := make([]prepared, len(jobs))
+	deferred := false
+	for i, job := range jobs {
+		ready[i], receipts[i].Err = s.prepare(job, traceparent, tracestate)
+		deferred = deferred || ready[i].delay > 0 || !ready[i].at.IsZero()
+	}
+	var registry error
+	if deferred {
+		dctx, cancel := s.deadline(ctx)
+		registry = s.Announce(dctx)
+		cancel()
+	}
+	var todo []int
+	flush := func() {
+		s.publishSome(ctx, ready, todo, receipts)
+		todo = todo[:0]
+	}
+	for i := range jobs {
+		if receipts[i].Err == nil && registry != nil && (ready[i].delay > 0 || !ready[i].at.IsZero()) {
+			receipts[i].Err = registry
+		}
+		if receipts[i].Err != nil {
+			continue
+		}
+		if todo = append(todo, i); len(todo) == pipelineLen {
+			flush()
+		}
+	}
+	flush()
+	failed, first := 0, error(nil)
+	for i := range receipts {
+		if receipts[i].Err != nil {
+			failed++
+			if first == nil {
+				first = fmt.Errorf("job %d: %w", i, receipts[i].Err)
+			}
+		}
+	}
+	if failed > 0 {
+		return receipts, fmt.Errorf("publish to %s: %d of %d jobs were not stored for certain: %w", s.name, failed, len(jobs), first)
+	}
+	return receipts, nil
+}
+
+// publishSome sends one pipeline. Each part of it gets a deadline of its own.
+func (s *Stream) publishSome(ctx context.Context, ready []prepared, todo []int, receipts []Receipt) {
+	if len(todo) == 0 {
+		return
+	}
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	var plain []int
+	var calls []engine.Call
+	var called []int
+	for _, i := range todo {
+		if ready[i].plain() {
+			plain = append(plain, i)
+		} else {
+			calls, called = append(calls, s.call(ready[i])), append(called, i)
+		}
+	}
+	if len(plain) > 0 {
+		if err := s.checkLength(ctx, int64(len(plain))); err != nil {
+			for _, i := range plain {
+				receipts[i].Err = err
+			}
+		} else {
+			entries := make([]engine.Entry, len(plain))
+			for n, i := range plain {
+				entries[n] = ready[i].entry
+			}
+			ids, errs := s.send(ctx, entries)
+			for n, i := range plain {
+				receipts[i] = Receipt{ID: ids[n], State: Waiting, Err: wrap("publish to "+s.name, errs[n])}
+			}
+		}
+	}
+	for n, res := range engine.RunAll(ctx, s.rdb, calls) {
+		i := called[n]
+		if class := engine.Classify(res.Err); class == engine.Lost || class == engine.Busy {
+			receipts[i], receipts[i].Err = s.publishOne(ctx, ready[i]) // has an ID: safe to repeat
+			if class == engine.Lost && receipts[i].Err != nil && !errors.Is(receipts[i].Err, ErrAmbiguous) {
+				receipts[i].Err = fmt.Errorf("%w: %w", ErrAmbiguous, receipts[i].Err)
+			}
+		} else if res.Err != nil {
+			receipts[i].Err = wrap("publish to "+s.name, res.Err)
+		} else {
+			receipts[i], receipts[i].Err = s.receipt(ctx, ready[i], res.Val)
+		}
+	}
+}
+
+// send adds plain entries in one pipeline, each once.
+func (s *Stream) send(ctx context.Context, entries []engine.Entry) ([]string, []error) {
+	ids, errs := make([]string, len(entries)), make([]error, len(entries))
+	cmds := make([]xadd, len(entries))
+	if len(entries) == 1 {
+		cmds[0] = s.xadd(ctx, entries[0])
+		_ = s.rdb.Process(ctx, cmds[0]) // the command carries its error
+	} else {
+		pipe := s.rdb.Pipeline()
+		for i, e := range entries {
+			cmds[i] = s.xadd(ctx, e)
+			_ = pipe.Process(ctx, cmds[i])
+		}
+		_, _ = pipe.Exec(ctx)
+	}
+	for i, cmd := range cmds {
+		ids[i], errs[i] = cmd.Result()
+	}
+	return ids, errs
+}
+
+// checkLength refuses n more jobs on a full stream.
+func (s *Stream) checkLength(ctx context.Context, n int64) error {
+	if s.cfg.MaxLen == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	length, fresh := s.length, time.Since(s.lengthAt) < lengthStale
+	s.mu.Unlock()
+	if !fresh {
+		var err error
+		if length, err = s.rdb.XLen(ctx, s.name).Result(); err != nil {
+			return wrapRead("read the length of "+s.name, err)
+		}
+	}
+	full := length+n > s.cfg.MaxLen
+	s.mu.Lock()
+	if !fresh {
+		s.lengthAt = time.Now()
+	}
+	if s.length = length; !full {
+		s.length += n
+	}
+	s.mu.Unlock()
+	if full {
+		return fmt.Errorf("publish to %s: %w: it holds %d jobs, at most %d are allowed (MaxLen)", s.name, ErrStreamFull, length, s.cfg.MaxLen)
+	}
+	return nil
+}

@@ -1,0 +1,251 @@
+package stream
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// Kind says who reads a stream, and so when an entry may go.
+type Kind string
+
+// The kinds of streams.
+const (
+	KindAny    Kind = ""       // as the stream is declared; a new, empty one becomes a queue
+	KindQueue  Kind = "queue"  // one group; entries are deleted as they complete
+	KindEvents Kind = "events" // any number of groups, each gets every entry
+)
+
+// Defaults of Config.
+const (
+	DefaultMaxPayload     = 1 << 20
+	DefaultPublishTimeout = 3 * time.Second
+)
+
+// Config of a Stream. The zero value is the default of everything.
+type Config struct {
+	// Kind of the stream. Publishers need none. Default: KindAny.
+	Kind Kind `env:"PENSTOCK_KIND"`
+	// MaxLen is the number of jobs above which Publish refuses with ErrStreamFull; the length is read at most
+	// 100 ms stale. Default: no limit.
+	MaxLen int64 `env:"PENSTOCK_MAX_LEN"`
+	// MaxPayload in bytes. Default: 1 MiB.
+	MaxPayload int `env:"PENSTOCK_MAX_PAYLOAD"`
+	// PublishTimeout bounds calls whose context has no deadline. Default: 3 s.
+	PublishTimeout time.Duration `env:"PENSTOCK_PUBLISH_TIMEOUT"`
+	// Codec of payloads. Default: JSON.
+	Codec Codec `env:"-"`
+	// Logger. Default: discard.
+	Logger *slog.Logger `env:"-"`
+	// Tracer provider. Default: the global one.
+	Tracer trace.TracerProvider `env:"-"`
+	// Meter provider. Default: the global one.
+	Meter metric.MeterProvider `env:"-"`
+}
+
+func (c Config) withDefaults() Config {
+	if c.MaxPayload == 0 {
+		c.MaxPayload = DefaultMaxPayload
+	}
+	if c.PublishTimeout == 0 {
+		c.PublishTimeout = DefaultPublishTimeout
+	}
+	if c.Codec == nil {
+		c.Codec = JSON
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	var errs []error
+	if c.Kind != KindAny && c.Kind != KindQueue && c.Kind != KindEvents {
+		errs = append(errs, fmt.Errorf("%w config: Kind %q is neither %q nor %q", ErrInvalid, c.Kind, KindQueue, KindEvents))
+	}
+	if c.MaxLen < 0 {
+		errs = append(errs, fmt.Errorf("%w config: MaxLen %d is negative", ErrInvalid, c.MaxLen))
+	}
+	if c.MaxPayload < 0 || c.MaxPayload > 512<<20 {
+		errs = append(errs, fmt.Errorf("%w config: MaxPayload %d must be between 1 and 512 MiB, Redis's own limit", ErrInvalid, c.MaxPayload))
+	}
+	if c.PublishTimeout < 0 {
+		errs = append(errs, fmt.Errorf("%w config: PublishTimeout %s is negative", ErrInvalid, c.PublishTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+// Stream is a name and a client. Its methods may be called concurrently.
+type Stream struct {
+	rdb    redis.UniversalClient
+	name   string
+	cfg    Config
+	keys   engine.Keys
+	single combiner
+
+	mu        sync.Mutex
+	length    int64 // as last read
+	lengthAt  time.Time
+	announced time.Time // when the name was last written to the registry
+}
+
+// New returns the stream called name. It does no input or output; every fault
+// of the name, the client and the config is reported at once.
+//
+// A *redis.Ring is refused with ErrUnsupportedClient: it moves keys to another
+// server when one is down, so jobs would be in two places.
+func New(rdb redis.UniversalClient, name string, cfg Config) (*Stream, error) {
+	var errs []error
+	switch rdb.(type) {
+	case nil:
+		errs = append(errs, fmt.Errorf("%w: it is nil", ErrUnsupportedClient))
+	case *redis.Ring:
+		errs = append(errs, fmt.Errorf("%w: *redis.Ring moves keys to other servers when one is down, and jobs would be in two places: use *redis.ClusterClient", ErrUnsupportedClient))
+	}
+	if err := engine.CheckName(name); err != nil {
+		errs = append(errs, fmt.Errorf("%w: %w", ErrInvalid, err))
+	}
+	if err := cfg.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return &Stream{rdb: rdb, name: name, cfg: cfg.withDefaults(), keys: engine.NewKeys(name)}, nil
+}
+
+// Name of the stream: the key its entries are under.
+func (s *Stream) Name() string { return s.name }
+
+// Client is what the stream was made with.
+func (s *Stream) Client() redis.UniversalClient { return s.rdb }
+
+// Kind that was asked for in Config; the one in force is in Describe.
+func (s *Stream) Kind() Kind { return s.cfg.Kind }
+
+// Codec of the stream's payloads.
+func (s *Stream) Codec() Codec { return s.cfg.Codec }
+
+// deadline gives ctx one when it has none.
+func (s *Stream) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, s.cfg.PublishTimeout, fmt.Errorf("no answer from redis within %s (PublishTimeout)", s.cfg.PublishTimeout))
+}
+
+// CreateOptions of Create.
+type CreateOptions struct {
+	// Force declares a stream that holds entries or groups Penstock did not make.
+	Force bool
+}
+
+// Create declares the stream's kind (Config.Kind; KindAny makes a queue). It
+// is not needed for new streams: the first worker does it. A kind that is
+// declared already can't be changed, and a foreign stream needs Force: ErrKind.
+func (s *Stream) Create(ctx context.Context, opt CreateOptions) (Description, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	if err := s.Announce(ctx); err != nil {
+		return Description{}, err
+	}
+	if s.cfg.Kind == KindQueue && !opt.Force {
+		d, err := s.Describe(ctx)
+		if err != nil {
+			return d, err
+		}
+		if d.Kind == KindAny && len(d.Groups) > 0 {
+			return d, s.Refused(engine.Opened{Refusal: "foreign", Groups: strings.Join(d.Groups, ", "), Entries: d.Entries})
+		}
+	}
+	opened, err := engine.Open(ctx, s.rdb, s.keys, "", string(s.cfg.Kind), opt.Force)
+	if err != nil {
+		return Description{}, wrap("create "+s.name, err)
+	}
+	if opened.Refusal != "" {
+		return Description{}, s.Refused(opened)
+	}
+	return s.Describe(ctx)
+}
+
+// Refused turns the refusal of a kind into an error that says what to do.
+func (s *Stream) Refused(o engine.Opened) error {
+	switch o.Refusal {
+	case "format":
+		return fmt.Errorf("%w: %s has format %s, this build knows %d: update it", ErrNewerFormat, s.name, o.Kind, engine.Format)
+	case "kind":
+		return fmt.Errorf("%w: %s is declared as %s, not %s", ErrKind, s.name, o.Kind, s.cfg.Kind)
+	case "second":
+		return fmt.Errorf("%w: %s is a queue and has a group already (%s): a second would lose what the first deletes; use an events stream", ErrKind, s.name, o.Groups)
+	default:
+		groups := "no group"
+		if o.Groups != "" {
+			groups = "groups: " + o.Groups
+		}
+		return fmt.Errorf("%w: %s already holds %d entries that Penstock did not make (%s): say whether it is a queue, whose entries are deleted as they complete, or an events stream", ErrKind, s.name, o.Entries, groups)
+	}
+}
+
+// announceEvery is how often a publisher or worker writes the stream's name to the registry again: a flush loses it.
+const announceEvery = 10 * time.Second
+
+// Announce writes the stream's name to the registry, at most every ten
+// seconds. Workers and publishers of deferred jobs call it, so that schedulers find the stream.
+func (s *Stream) Announce(ctx context.Context) error {
+	s.mu.Lock()
+	fresh := time.Since(s.announced) < announceEvery
+	s.mu.Unlock()
+	if fresh {
+		return nil
+	}
+	if err := s.rdb.SAdd(ctx, engine.RegistryKey, s.name).Err(); err != nil {
+		return wrapRead("register "+s.name, err)
+	}
+	s.mu.Lock()
+	s.announced = time.Now()
+	s.mu.Unlock()
+	return nil
+}
+
+// Names returns the streams in the registry, sorted: those that had a worker
+// or a deferred job.
+func Names(ctx context.Context, rdb redis.UniversalClient) ([]string, error) {
+	names, err := rdb.SMembers(ctx, engine.RegistryKey).Result()
+	if err != nil {
+		return nil, wrapRead("list streams", err)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// newID makes an ID that sorts by age: 48 bits of milliseconds, 72 random ones.
+func newID() string {
+	var b [15]byte
+	binary.BigEndian.PutUint64(b[:], uint64(time.Now().UnixMilli())<<16) //nolint:gosec // after 1970
+	_, _ = rand.Read(b[6:])                                              // never fails (crypto/rand)
+	return idEncoding.EncodeToString(b[:])
+}
+
+// newNonce tells a repeat of our own call from somebody else's.
+func newNonce() string {
+	var b [5]byte
+	_, _ = rand.Read(b[:])
+	return idEncoding.EncodeToString(b[:])
+}
