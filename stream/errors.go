@@ -31,6 +31,20 @@ var (
 	ErrUnsupportedClient = errors.New("unsupported redis client")
 )
 
+// ConfigError is one fault of a Config, of this package's or another's.
+type ConfigError struct {
+	Field string // of the struct
+	Env   string // the variable that sets it, or ""
+	Value string
+	Hint  string // what it must be
+}
+
+// Error names field, value and what is expected.
+func (e *ConfigError) Error() string { return e.Field + " is " + e.Value + ": " + e.Hint }
+
+// Unwrap makes it an ErrInvalid.
+func (e *ConfigError) Unwrap() error { return ErrInvalid }
+
 // wrap gives an error of Redis its meaning: doing is what was being done to what.
 func wrap(doing string, err error) error {
 	switch engine.Classify(err) {

@@ -53,10 +53,65 @@ type Job struct {
 	MaxTries int
 	// Timeout of one run; None: no limit. Default: the worker's.
 	Timeout time.Duration
+	// Backoff between tries; a field left zero is the worker's. Default: the worker's.
+	Backoff Backoff
 	// KeepResult is how long a result is kept; None: not at all. Default: the worker's.
 	KeepResult time.Duration
 	// Header travels with the job. At most 64 entries and 16 KiB in all.
 	Header map[string]string
+}
+
+// Backoff is the pause before a job that failed runs again: Delay after the
+// first failure, Factor times as much after each further one, Max at most,
+// and each spread by Jitter so that failures of one moment do not return in one.
+type Backoff struct {
+	// Delay before the second run. Default: 10 s.
+	Delay time.Duration `env:"PENSTOCK_RETRY_DELAY"`
+	// Factor by which the delay grows; 1 keeps it fixed. Default: 2.
+	Factor float64 `env:"PENSTOCK_RETRY_FACTOR"`
+	// Max is the longest delay. Default: 1 h.
+	Max time.Duration `env:"PENSTOCK_RETRY_MAX"`
+	// Jitter is the part of the delay by which it is randomly longer or shorter, at most 1; negative: none. Default: 0.1.
+	Jitter float64 `env:"PENSTOCK_RETRY_JITTER"`
+}
+
+// With returns b with the fields of over that are not zero.
+func (b Backoff) With(over Backoff) Backoff {
+	if over.Delay != 0 {
+		b.Delay = over.Delay
+	}
+	if over.Factor != 0 {
+		b.Factor = over.Factor
+	}
+	if over.Max != 0 {
+		b.Max = over.Max
+	}
+	if over.Jitter != 0 {
+		b.Jitter = over.Jitter
+	}
+	return b
+}
+
+// check says what is wrong with the backoff's fields, or "".
+func (b Backoff) check() string {
+	switch {
+	case b.Delay < 0:
+		return "Delay is negative: " + b.Delay.String()
+	case b.Factor != 0 && !(b.Factor >= 1 && b.Factor <= 100):
+		return fmt.Sprintf("Factor must be between 1 and 100: %g", b.Factor)
+	case b.Max < 0:
+		return "Max is negative: " + b.Max.String()
+	case !(b.Jitter <= 1):
+		return fmt.Sprintf("Jitter must be at most 1: %g", b.Jitter)
+	}
+	return ""
+}
+
+func (b Backoff) wire() *engine.Backoff {
+	if b == (Backoff{}) {
+		return nil
+	}
+	return &engine.Backoff{Delay: millis(b.Delay), Factor: b.Factor, Max: millis(b.Max), Jitter: max(b.Jitter, -1)}
 }
 
 const (
@@ -136,6 +191,7 @@ func (s *Stream) prepare(job Job, traceparent, tracestate string) (prepared, err
 		MaxTries:   job.MaxTries,
 		Timeout:    millis(job.Timeout),
 		KeepResult: millis(job.KeepResult),
+		Backoff:    job.Backoff.wire(),
 		Header:     maps.Clone(job.Header),
 		Tracestate: tracestate,
 	}
@@ -169,7 +225,7 @@ func millis(d time.Duration) int64 {
 }
 
 func (j Job) bare() bool {
-	return j.ExpiresAt.IsZero() && j.MaxTries == 0 && j.Timeout == 0 && j.KeepResult == 0 && len(j.Header) == 0
+	return j.ExpiresAt.IsZero() && j.MaxTries == 0 && j.Timeout == 0 && j.KeepResult == 0 && j.Backoff == (Backoff{}) && len(j.Header) == 0
 }
 
 var lastTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -198,6 +254,9 @@ func (j Job) check() error {
 		return invalid("KeepResult", "is negative: %s (None keeps nothing)", j.KeepResult)
 	case len(j.Header) > maxHeaders:
 		return invalid("Header", "has %d entries, at most %d are allowed", len(j.Header), maxHeaders)
+	}
+	if fault := j.Backoff.check(); fault != "" {
+		return invalid("Backoff", "%s", fault)
 	}
 	if j.ID != "" {
 		if err := engine.CheckID(j.ID); err != nil {

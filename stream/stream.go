@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/go-multierror"
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
@@ -57,7 +58,8 @@ type Config struct {
 	Meter metric.MeterProvider `env:"-"`
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns the config with every zero field at its default.
+func (c Config) WithDefaults() Config {
 	if c.MaxPayload == 0 {
 		c.MaxPayload = DefaultMaxPayload
 	}
@@ -73,22 +75,22 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func (c Config) validate() error {
-	var errs []error
-	if c.Kind != KindAny && c.Kind != KindQueue && c.Kind != KindEvents {
-		errs = append(errs, fmt.Errorf("%w config: Kind %q is neither %q nor %q", ErrInvalid, c.Kind, KindQueue, KindEvents))
+// Validate reports every fault at once: a *multierror.Error of *ConfigError, or nil.
+func (c Config) Validate() error {
+	var errs *multierror.Error
+	fault := func(bad bool, field, env string, value any, hint string) {
+		if bad {
+			errs = multierror.Append(errs, &ConfigError{Field: field, Env: env, Value: fmt.Sprint(value), Hint: hint})
+		}
 	}
-	if c.MaxLen < 0 {
-		errs = append(errs, fmt.Errorf("%w config: MaxLen %d is negative", ErrInvalid, c.MaxLen))
-	}
-	if c.MaxPayload < 0 || c.MaxPayload > 512<<20 {
-		errs = append(errs, fmt.Errorf("%w config: MaxPayload %d must be between 1 and 512 MiB, Redis's own limit", ErrInvalid, c.MaxPayload))
-	}
-	if c.PublishTimeout < 0 {
-		errs = append(errs, fmt.Errorf("%w config: PublishTimeout %s is negative", ErrInvalid, c.PublishTimeout))
-	}
-	return errors.Join(errs...)
+	fault(c.Kind != KindAny && c.Kind != KindQueue && c.Kind != KindEvents, "Kind", "PENSTOCK_KIND", c.Kind, "must be queue or events")
+	fault(c.MaxLen < 0, "MaxLen", "PENSTOCK_MAX_LEN", c.MaxLen, "must be at least 1")
+	fault(c.MaxPayload < 0 || c.MaxPayload > maxMaxPayload, "MaxPayload", "PENSTOCK_MAX_PAYLOAD", c.MaxPayload, "must be between 1 and 536870912 bytes, Redis's own limit")
+	fault(c.PublishTimeout < 0, "PublishTimeout", "PENSTOCK_PUBLISH_TIMEOUT", c.PublishTimeout, "must be positive")
+	return errs.ErrorOrNil()
 }
+
+const maxMaxPayload = 512 << 20
 
 // Stream is a name and a client. Its methods may be called concurrently.
 type Stream struct {
@@ -111,22 +113,30 @@ type Stream struct {
 // server when one is down, so jobs would be in two places.
 func New(rdb redis.UniversalClient, name string, cfg Config) (*Stream, error) {
 	var errs []error
-	switch rdb.(type) {
-	case nil:
-		errs = append(errs, fmt.Errorf("%w: it is nil", ErrUnsupportedClient))
-	case *redis.Ring:
-		errs = append(errs, fmt.Errorf("%w: *redis.Ring moves keys to other servers when one is down, and jobs would be in two places: use *redis.ClusterClient", ErrUnsupportedClient))
+	if err := CheckClient(rdb); err != nil {
+		errs = append(errs, err)
 	}
 	if err := engine.CheckName(name); err != nil {
 		errs = append(errs, fmt.Errorf("%w: %w", ErrInvalid, err))
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		errs = append(errs, err)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	return &Stream{rdb: rdb, name: name, cfg: cfg.withDefaults(), keys: engine.NewKeys(name)}, nil
+	return &Stream{rdb: rdb, name: name, cfg: cfg.WithDefaults(), keys: engine.NewKeys(name)}, nil
+}
+
+// CheckClient says why a client cannot be used, with ErrUnsupportedClient, or nil.
+func CheckClient(rdb redis.UniversalClient) error {
+	switch rdb.(type) {
+	case nil:
+		return fmt.Errorf("%w: it is nil", ErrUnsupportedClient)
+	case *redis.Ring:
+		return fmt.Errorf("%w: *redis.Ring moves keys to other servers when one is down, and jobs would be in two places: use *redis.ClusterClient", ErrUnsupportedClient)
+	}
+	return nil
 }
 
 // Name of the stream: the key its entries are under.

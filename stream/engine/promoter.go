@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -30,6 +31,17 @@ type Promoter struct {
 	Known  func(set string) bool                 // whether a wake-up for a set nobody listed may be ours; nil: every one may
 	Poll   time.Duration
 	Logger *slog.Logger
+
+	moved atomic.Int64
+}
+
+// Moved is how many jobs have been promoted.
+func (p *Promoter) Moved() int64 { return p.moved.Load() }
+
+// Empty promotes what is due now in one set.
+func (p *Promoter) Empty(ctx context.Context, slot Slot) error {
+	_, err := p.promote(ctx, slot)
+	return err
 }
 
 // wakeups is what the listener tells the promoter.
@@ -136,6 +148,7 @@ func (p *Promoter) promote(ctx context.Context, slot Slot) (time.Time, error) {
 		if err != nil {
 			return at, err
 		}
+		p.moved.Add(done.Moved)
 		if done.Lost > 0 {
 			p.Logger.Error("scheduled jobs had lost their bodies and are gone", "set", slot.Set, "jobs", done.Lost)
 		}

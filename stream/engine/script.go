@@ -45,12 +45,23 @@ type once struct{ *redis.Cmd }
 // NoRetry tells go-redis to leave retries to us.
 func (once) NoRetry() bool { return true }
 
-// Do sends one command, once.
-func Do(ctx context.Context, rdb redis.UniversalClient, args ...any) (any, error) {
+// Processor is a client, or one connection of it.
+type Processor interface {
+	Process(ctx context.Context, cmd redis.Cmder) error
+}
+
+// Do sends one command, once. Its first key must be the first argument, or the client be one connection.
+func Do(ctx context.Context, rdb Processor, args ...any) (any, error) {
+	return DoAt(ctx, rdb, 1, args...)
+}
+
+// DoAt is Do for a command whose first key is its argument number key.
+func DoAt(ctx context.Context, rdb Processor, key int, args ...any) (any, error) {
 	if err := checkContext(ctx); err != nil {
 		return nil, err
 	}
 	cmd := once{redis.NewCmd(ctx, args...)}
+	cmd.SetFirstKeyPos(int8(key)) //nolint:gosec // a small constant
 	if err := rdb.Process(ctx, cmd); err != nil {
 		return nil, err
 	}

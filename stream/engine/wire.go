@@ -35,6 +35,14 @@ type Attempt struct {
 	Error   string `json:"e,omitempty"`
 }
 
+// Backoff is a job's own retry policy; what is zero is the worker's.
+type Backoff struct {
+	Delay  int64   `json:"d,omitempty"`
+	Factor float64 `json:"f,omitempty"`
+	Max    int64   `json:"m,omitempty"`
+	Jitter float64 `json:"j,omitempty"`
+}
+
 // Opts is what travels with a job besides its data. Keys that this build does
 // not know are kept, so that old and new versions can run side by side. Times
 // are milliseconds since the epoch, durations milliseconds.
@@ -47,6 +55,7 @@ type Opts struct {
 	MaxTries   int               `json:"mt,omitempty"`
 	Timeout    int64             `json:"to,omitempty"`
 	KeepResult int64             `json:"kr,omitempty"`
+	Backoff    *Backoff          `json:"bo,omitempty"`
 	Header     map[string]string `json:"h,omitempty"`
 	Tracestate string            `json:"ts,omitempty"`
 	Errors     int               `json:"err,omitempty"` // runs that ended in an error
@@ -61,7 +70,7 @@ type Opts struct {
 }
 
 var knownOpts = map[string]bool{
-	"v": true, "id": true, "pub": true, "due": true, "exp": true, "mt": true, "to": true, "kr": true, "h": true, "ts": true,
+	"v": true, "id": true, "pub": true, "due": true, "exp": true, "mt": true, "to": true, "kr": true, "bo": true, "h": true, "ts": true,
 	"err": true, "cr": true, "f": true, "b": true, "b0": true, "hist": true, "ff": true,
 }
 
@@ -76,6 +85,9 @@ func ParseOpts(s string) (Opts, error) {
 	}
 	if o.Errors < 0 || o.Crashes < 0 || o.Moves < 0 || o.Moves > 1<<31 || o.Bounces < 0 || o.MaxTries < 0 {
 		return Opts{}, errors.New("opts: a counter is out of range")
+	}
+	if b := o.Backoff; b != nil && (b.Delay < 0 || b.Max < 0 || b.Delay > maxMillis || b.Max > maxMillis || b.Factor < 0 || b.Jitter > 1) {
+		return Opts{}, errors.New("opts: a setting of the backoff is out of range")
 	}
 	if o.Due < 0 || o.Expires < 0 || o.Published < 0 || max(o.Due, o.Expires, o.Published) > maxMillis {
 		return Opts{}, errors.New("opts: a time is out of range")

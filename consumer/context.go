@@ -1,0 +1,138 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// runContext is the context of one run: it ends with a cause, and its
+// deadline can be moved while the handler runs, which context.WithTimeout's can't.
+type runContext struct {
+	context.Context // cancellable, of a root that never ends
+	cancel          context.CancelCauseFunc
+	slot            *slot
+}
+
+// Deadline is when the run will time out, as things stand now.
+func (c *runContext) Deadline() (time.Time, bool) {
+	c.slot.mu.Lock()
+	defer c.slot.mu.Unlock()
+	if c.slot.run != c || c.slot.deadline.IsZero() {
+		return time.Time{}, false
+	}
+	return c.slot.deadline, true
+}
+
+// Err is context.DeadlineExceeded after a timeout, as handlers expect.
+func (c *runContext) Err() error {
+	err := c.Context.Err()
+	if err != nil && errors.Is(context.Cause(c.Context), ErrTimeout) {
+		return context.DeadlineExceeded
+	}
+	return err
+}
+
+// slot runs one handler at a time, and owns the timer of its timeouts. The
+// timer is not touched per job: it is armed for the earliest deadline it has
+// seen, and when it rings early it looks at the deadline of the day.
+type slot struct {
+	mu       sync.Mutex
+	run      *runContext // nil between runs
+	deadline time.Time   // zero: no limit
+	rings    time.Time   // when the timer rings; zero: it is not armed
+	timer    *time.Timer
+	tasks    []*task // what the run works on
+}
+
+// begin starts a run whose context has root's values.
+func (s *slot) begin(root context.Context, now time.Time, timeout time.Duration) *runContext {
+	ctx, cancel := context.WithCancelCause(root)
+	c := &runContext{Context: ctx, cancel: cancel, slot: s}
+	s.mu.Lock()
+	s.run = c
+	s.limit(now, timeout)
+	s.mu.Unlock()
+	return c
+}
+
+// end closes a run and returns why its context had ended, or nil. From then on
+// the context's owner can't end it any other way.
+func (s *slot) end(c *runContext) error {
+	cause := context.Cause(c.Context)
+	s.mu.Lock()
+	s.run, s.deadline = nil, time.Time{}
+	s.mu.Unlock()
+	c.cancel(nil)
+	return cause
+}
+
+// setTimeout lets the run go on for left from now, if it is still on.
+func (s *slot) setTimeout(c *runContext, left time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run == c {
+		s.limit(time.Now(), left)
+	}
+}
+
+// limit sets the deadline; s.mu is held.
+func (s *slot) limit(now time.Time, timeout time.Duration) {
+	if timeout <= 0 {
+		s.deadline = time.Time{}
+		return
+	}
+	s.deadline = now.Add(timeout)
+	if !s.rings.IsZero() && !s.deadline.Before(s.rings) {
+		return
+	}
+	s.rings = s.deadline
+	if s.timer == nil {
+		s.timer = time.AfterFunc(timeout, s.ring)
+	} else {
+		s.timer.Reset(timeout)
+	}
+}
+
+func (s *slot) ring() {
+	now := time.Now()
+	var over *runContext
+	s.mu.Lock()
+	switch {
+	case s.rings.IsZero() || now.Before(s.rings):
+		return // set again meanwhile
+	case s.run == nil || s.deadline.IsZero():
+		s.rings = time.Time{}
+	case now.Before(s.deadline):
+		s.rings = s.deadline
+		s.timer.Reset(s.deadline.Sub(now))
+	default:
+		s.rings, s.deadline = time.Time{}, time.Time{}
+		over = s.run
+	}
+	s.mu.Unlock()
+	if over != nil {
+		over.cancel(ErrTimeout) // not under the lock: it runs code of the handler's own contexts
+	}
+}
+
+// stop lets go of the timer.
+func (s *slot) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.rings = time.Time{}
+}
+
+// cancelRun ends the run under way, if there is one.
+func (s *slot) cancelRun(cause error) {
+	s.mu.Lock()
+	c := s.run
+	s.mu.Unlock()
+	if c != nil {
+		c.cancel(cause)
+	}
+}

@@ -1,0 +1,324 @@
+package consumer
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// readMax is how many entries one read asks a lane for.
+const readMax = 256
+
+// reader takes entries from its sources and queues them for the slots. There
+// is one, or on a Cluster one for each source, since one command can't reach two slots.
+type reader struct {
+	w       *Worker
+	sources []*source
+	line    *line
+	orphans bool // a read's answer was lost: some of what we own was never seen
+	weight  int64
+
+	below atomic.Int64 // the load at which the reader, waiting, wants to be told; -1: it does not wait
+	room  chan struct{}
+}
+
+func (w *Worker) makeReaders() []*reader {
+	var readers []*reader
+	add := func(sources []*source) {
+		r := &reader{w: w, sources: sources, weight: w.unit, room: make(chan struct{}, 1)}
+		r.below.Store(-1)
+		readers = append(readers, r)
+	}
+	if _, cluster := w.rdb.(*redis.ClusterClient); cluster {
+		for i := range w.sources {
+			add(w.sources[i : i+1])
+		}
+	} else {
+		add(w.sources)
+	}
+	return readers
+}
+
+// run reads until ctx ends.
+func (r *reader) run(ctx context.Context) {
+	defer r.hangUp()
+	defer r.lastOrphans(ctx)
+	pauses := newPauses()
+	for {
+		n := r.waitForRoom(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		err := r.read(ctx, n)
+		if err == nil {
+			pauses.Reset()
+			continue
+		}
+		if !sleep(ctx, r.failed(ctx, err, pauses)) {
+			return
+		}
+	}
+}
+
+// failed looks at why a read failed, and says how long to wait before the next.
+func (r *reader) failed(ctx context.Context, err error, pauses *backoff.ExponentialBackOff) time.Duration {
+	r.w.failed("jobs cannot be read", err)
+	r.hangUp()
+	switch engine.Classify(err) {
+	case engine.NoGroup: // flushed, or deleted by hand
+		if r.w.open(ctx) == nil {
+			r.w.log.Warn("a group was missing and has been made again", "err", err)
+		}
+	case engine.Lost:
+		r.orphans = true
+	case engine.Busy:
+		if c, ok := r.w.rdb.(*redis.ClusterClient); ok {
+			c.ReloadState(ctx) // a slot may have moved: only commands through the client itself notice
+		}
+	}
+	return pauses.NextBackOff()
+}
+
+func (r *reader) hangUp() {
+	if r.line != nil {
+		_ = r.line.close() // the connection goes back to its pool, or is broken
+		r.line = nil
+	}
+}
+
+// waitForRoom returns how many entries may be read, in weight, once there is
+// room for at least one; with much in flight it waits for more, so that reads stay large.
+func (r *reader) waitForRoom(ctx context.Context) int64 {
+	w := r.w
+	for {
+		prefetch := w.prefetch(time.Now())
+		limit := (int64(w.cfg.MaxJobs) + prefetch) * w.unit
+		target := limit - max(w.unit, prefetch*w.unit/4)
+		if load := w.load.Load(); load <= target {
+			return limit - load
+		}
+		r.below.Store(target)
+		if w.load.Load() <= target {
+			r.below.Store(-1)
+			continue
+		}
+		select {
+		case <-r.room:
+		case <-ctx.Done():
+		}
+		r.below.Store(-1)
+		if ctx.Err() != nil {
+			return 0
+		}
+	}
+}
+
+// read asks for entries and queues them. free is what may be taken, in weight.
+func (r *reader) read(ctx context.Context, free int64) error {
+	w := r.w
+	if r.line == nil {
+		callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+		defer cancel()
+		l, err := dial(callCtx, w.rdb, r.sources[0].keys.Stream)
+		if err != nil {
+			return err
+		}
+		r.line = l
+	}
+	if r.orphans {
+		if err := r.handBackOrphans(ctx); err != nil {
+			return err
+		}
+		r.orphans = false
+	}
+	lanes, block := r.choose()
+	count := max(free/max(r.weight, 1)/int64(len(lanes)), 1)
+	count = min(count, readMax)
+	v, err := r.ask(ctx, lanes, count, block)
+	if err != nil {
+		return err
+	}
+	read, err := parseRead(v)
+	if err != nil {
+		return err
+	}
+	w.recovered()
+	now := w.now()
+	var weight, n int64
+	for _, l := range lanes {
+		entries := read[l.key]
+		l.more = int64(len(entries)) == count
+		if len(entries) == 0 {
+			continue
+		}
+		tasks := w.handOut(l, entries, now)
+		l.hold(tasks)
+		for _, t := range tasks {
+			weight += t.weight
+		}
+		n += int64(len(tasks))
+		w.load.Add(sum(tasks))
+		w.queue(ctx, tasks)
+	}
+	if n > 0 {
+		r.weight = max(weight/n, 1)
+	}
+	return nil
+}
+
+func sum(tasks []*task) (weight int64) {
+	for _, t := range tasks {
+		weight += t.weight
+	}
+	return weight
+}
+
+// choose says which lanes to read: all of them, and blocked, when none is
+// known to hold more; else those of the first source that does, with all
+// before it, so that earlier streams come first and nothing is read that need not be.
+func (r *reader) choose() (lanes []*lane, block bool) {
+	for _, src := range r.sources {
+		more := false
+		for _, l := range src.lanes {
+			lanes = append(lanes, l)
+			more = more || l.more
+		}
+		if more {
+			return lanes, false
+		}
+	}
+	return lanes, true
+}
+
+// ask sends one XREADGROUP. It outlives ctx by what CLIENT UNBLOCK needs, so
+// that its answer is never dropped.
+func (r *reader) ask(ctx context.Context, lanes []*lane, count int64, block bool) (any, error) {
+	args := make([]any, 0, 8+2*len(lanes))
+	args = append(args, "XREADGROUP", "GROUP", r.w.group, r.w.name, "COUNT", count)
+	if block {
+		args = append(args, "BLOCK", r.line.block.Milliseconds())
+	}
+	args = append(args, "STREAMS")
+	first := len(args)
+	for _, l := range lanes {
+		args = append(args, l.key)
+	}
+	for range lanes {
+		args = append(args, ">")
+	}
+	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.line.block+replySlack)
+	defer cancel()
+	if block {
+		line, stopped, returned := r.line, make(chan struct{}), make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			defer close(returned)
+			line.unblock(ctx, stopped)
+		})
+		defer func() {
+			close(stopped)
+			if !stop() {
+				<-returned
+			}
+		}()
+	}
+	v, err := engine.DoAt(callCtx, r.line, first, args...)
+	if engine.Classify(err) == engine.OK { // redis.Nil: nothing came
+		return v, nil
+	}
+	return nil, err
+}
+
+// queue gives tasks to the slots. Those that find no place before ctx ends are handed back.
+func (w *Worker) queue(ctx context.Context, tasks []*task) {
+	for _, t := range tasks {
+		if t.route != nil && t.route.batch != nil {
+			t.route.queue.push(t)
+		}
+		select {
+		case w.ready <- t:
+			continue
+		default:
+		}
+		select {
+		case w.ready <- t:
+		case <-ctx.Done():
+			w.handBack(t)
+		}
+	}
+}
+
+const orphanPage = 100
+
+// handBackOrphans releases what this consumer owns and does not hold: entries
+// whose delivery was lost with a read's answer. They cost no try.
+func (r *reader) handBackOrphans(ctx context.Context) error {
+	w := r.w
+	for _, src := range r.sources {
+		for _, l := range src.lanes {
+			for after := "0"; ; {
+				callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+				v, err := engine.DoAt(callCtx, r.line, 7, "XREADGROUP", "GROUP", w.group, w.name, "COUNT", orphanPage, "STREAMS", l.key, after)
+				cancel()
+				if engine.Classify(err) != engine.OK {
+					return err
+				}
+				read, err := parseRead(v)
+				if err != nil {
+					return err
+				}
+				entries := read[l.key]
+				if len(entries) == 0 {
+					break
+				}
+				after = entries[len(entries)-1].id
+				w.releaseOrphans(l, entries)
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Worker) releaseOrphans(l *lane, entries []rawEntry) {
+	held := l.entries() // only the caller, its reader, adds to it
+	orphans := entries[:0]
+	for _, e := range entries {
+		if !e.gone && !held[e.id] {
+			orphans = append(orphans, e)
+		}
+	}
+	if len(orphans) == 0 {
+		return
+	}
+	w.log.Warn("jobs whose delivery was lost are handed back", "stream", l.src.stream.Name(), "jobs", len(orphans))
+	tasks := w.handOut(l, orphans, w.now())
+	l.hold(tasks)
+	w.load.Add(sum(tasks))
+	for _, t := range tasks {
+		t.verdict = verdict{action: actRelease}
+		w.finish(t)
+	}
+}
+
+// lastOrphans looks for orphans once more when the reader stops, so that they do not wait for their lease to run out.
+func (r *reader) lastOrphans(ctx context.Context) {
+	if !r.orphans {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer cancel()
+	var err error
+	if r.line == nil {
+		r.line, err = dial(ctx, r.w.rdb, r.sources[0].keys.Stream)
+	}
+	if err == nil {
+		err = r.handBackOrphans(ctx)
+	}
+	if err != nil {
+		r.w.log.Warn("jobs whose delivery was lost stay behind until their lease is over", "err", err)
+	}
+}

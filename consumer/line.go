@@ -1,0 +1,82 @@
+package consumer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+const (
+	// blockFor is how long a read waits when another connection can end it, blockBlind when none can.
+	blockFor   = 5 * time.Second
+	blockBlind = time.Second
+	// replySlack is how much longer than its BLOCK a read may take.
+	replySlack  = 5 * time.Second
+	unblockEach = 2 * time.Millisecond
+)
+
+// line is the connection that a reader blocks on, its own so that nothing
+// else waits behind it.
+type line struct {
+	engine.Processor
+	close   func() error
+	control *redis.Client // of the same node; nil: a blocked read ends only by itself
+	id      int64         // of the connection, for CLIENT UNBLOCK
+	block   time.Duration
+}
+
+// dial takes a connection to the node that holds key. A blocked XREADGROUP
+// does not end with its context: it needs a CLIENT UNBLOCK on the same node.
+// Clients without connections of their own, and servers that do not know the command, get short blocks.
+func dial(ctx context.Context, rdb redis.UniversalClient, key string) (*line, error) {
+	var node *redis.Client
+	switch c := rdb.(type) {
+	case *redis.Client:
+		node = c
+	case *redis.ClusterClient:
+		var err error
+		if node, err = c.MasterForKey(ctx, key); err != nil {
+			return nil, fmt.Errorf("find the node of %s: %w", key, err)
+		}
+	default:
+		return &line{Processor: rdb, close: func() error { return nil }, block: blockBlind}, nil
+	}
+	conn := node.WithTimeout(blockFor + replySlack).Conn()
+	l := &line{Processor: conn, close: conn.Close, block: blockBlind}
+	id, err := conn.ClientID(ctx).Result()
+	switch engine.Classify(err) {
+	case engine.OK:
+		l.control, l.id, l.block = node, id, blockFor
+	case engine.Refused, engine.Denied: // no such command here, or no right to it
+	default:
+		_ = conn.Close()
+		return nil, fmt.Errorf("connect a reader: %w", err)
+	}
+	return l, nil
+}
+
+// unblock ends a blocked read until stopped is closed: it has to be repeated,
+// since it finds nothing while the read is only about to block.
+func (l *line) unblock(ctx context.Context, stopped <-chan struct{}) {
+	if l.control == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), blockFor)
+	defer cancel()
+	tick := time.NewTicker(unblockEach)
+	defer tick.Stop()
+	for {
+		l.control.ClientUnblock(ctx, l.id) // an error is no news: the read ends with its BLOCK then
+		select {
+		case <-stopped:
+			return
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

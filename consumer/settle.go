@@ -1,0 +1,304 @@
+package consumer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+const (
+	// tombstone is how long the ID of a finished job stays taken, at least as long as a publisher repeats itself
+	// after a lost answer: the repeat must not store the job again.
+	tombstone = time.Minute
+
+	settleTimeout = 5 * time.Second
+	settleCalls   = 512     // scripts in one pipeline
+	settleBytes   = 4 << 20 // and their payloads
+	parkedFor     = 2 * time.Second
+)
+
+// settler writes the ends of jobs to Redis: what has piled up while the last
+// batch was on the wire makes the next. There is no timer, so an idle worker settles at once.
+type settler struct {
+	w      *Worker
+	tasks  []*task // to write next
+	parked []*task // refused by the server, which is nobody else's fault: tried again now and then
+	retry  time.Time
+}
+
+// settle runs until drain is closed and all is written, or can't be within settleAfter.
+func (w *Worker) settle() {
+	s := &settler{w: w}
+	pauses := newPauses()
+	var giveUp <-chan time.Time
+	drain := w.drain
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		s.gather()
+		if len(s.tasks) > 0 {
+			if s.flush() {
+				pauses.Reset()
+				continue
+			}
+			timer.Reset(pauses.NextBackOff())
+			select {
+			case <-timer.C:
+			case <-giveUp:
+				s.abandon()
+				return
+			case <-drain:
+				drain, giveUp = nil, time.After(settleAfter)
+			}
+			continue
+		}
+		if drain == nil && len(s.parked) == 0 && len(w.done) == 0 {
+			return
+		}
+		if len(s.parked) > 0 {
+			timer.Reset(time.Until(s.retry))
+		} else {
+			timer.Reset(time.Hour)
+		}
+		done := w.done
+		if len(s.parked) >= engine.SettleMax {
+			done = nil // the slots have to wait, or memory would grow
+		}
+		select {
+		case t := <-done:
+			s.tasks = append(s.tasks, t)
+		case <-timer.C:
+			s.tasks, s.parked = append(s.tasks, s.parked...), nil
+		case <-giveUp:
+			s.abandon()
+			return
+		case <-drain:
+			drain, giveUp = nil, time.After(settleAfter)
+		}
+	}
+}
+
+// gather takes what has piled up.
+func (s *settler) gather() {
+	for len(s.tasks) < engine.SettleMax && len(s.parked) < engine.SettleMax {
+		select {
+		case t := <-s.w.done:
+			s.tasks = append(s.tasks, t)
+		default:
+			return
+		}
+	}
+}
+
+func (s *settler) abandon() {
+	if n := len(s.tasks) + len(s.parked); n > 0 {
+		s.w.log.Error("the ends of jobs could not be written; they run again when their lease is over", "jobs", n)
+	}
+}
+
+// ending is one script and the tasks it ends.
+type ending struct {
+	call  engine.Call
+	tasks []*task
+}
+
+// flush writes all tasks, each lane's plain successes in one script. It
+// reports false when Redis could not be used; what was not written is left in s.tasks.
+func (s *settler) flush() bool {
+	var endings []ending
+	plain := make(map[*lane][]*task, 4)
+	for _, t := range s.tasks {
+		switch {
+		case t.verdict.action == actDrop:
+			s.w.log.Warn("the job was lost while it ran", "job", t.describe())
+			t.lane.forget([]*task{t})
+		case t.verdict.action == actComplete && t.plain():
+			plain[t.lane] = append(plain[t.lane], t)
+		default:
+			endings = append(endings, ending{s.w.call(t), []*task{t}})
+		}
+	}
+	for l, tasks := range plain {
+		for len(tasks) > 0 {
+			n := min(len(tasks), engine.SettleMax)
+			entries := make([]string, n)
+			for i, t := range tasks[:n] {
+				entries[i] = t.entry
+			}
+			endings = append(endings, ending{engine.SettleCall(tasks[0].holding(s.w.group, s.w.name), entries), tasks[:n]})
+			tasks = tasks[n:]
+		}
+		delete(plain, l)
+	}
+	s.tasks = s.tasks[:0]
+	for len(endings) > 0 {
+		n, size := 0, 0
+		for n < len(endings) && n < settleCalls && size < settleBytes {
+			size += len(endings[n].tasks[0].raw.Data)
+			n++
+		}
+		if !s.send(endings[:n]) {
+			for _, e := range endings[n:] {
+				s.tasks = append(s.tasks, e.tasks...)
+			}
+			return false
+		}
+		endings = endings[n:]
+	}
+	s.w.settled.Store(time.Now().UnixNano())
+	s.w.recovered()
+	return true
+}
+
+// send writes one pipeline, and sorts out what became of each script.
+func (s *settler) send(endings []ending) bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.w.root), settleTimeout)
+	defer cancel()
+	calls := make([]engine.Call, len(endings))
+	for i, e := range endings {
+		calls[i] = e.call
+	}
+	var away error
+	for i, res := range engine.RunAll(ctx, s.w.rdb, calls) {
+		tasks := endings[i].tasks
+		switch class := engine.Classify(res.Err); class {
+		case engine.OK:
+			s.w.ended(tasks, res.Val)
+		case engine.NoGroup: // the group is gone, and its entries with it
+			s.w.log.Error("jobs ended after their group was deleted", "stream", tasks[0].Stream, "jobs", len(tasks), "err", res.Err)
+			tasks[0].lane.forget(tasks)
+		case engine.Refused:
+			s.w.log.Error("the end of jobs is refused, trying again", "job", tasks[0].describe(), "jobs", len(tasks), "err", res.Err)
+			s.parked = append(s.parked, tasks...)
+			s.retry = time.Now().Add(parkedFor)
+		default:
+			if class == engine.Lost {
+				for _, t := range tasks {
+					t.unsure = true
+				}
+			}
+			away = res.Err
+			s.tasks = append(s.tasks, tasks...)
+		}
+	}
+	if away != nil {
+		s.w.failed("the ends of jobs cannot be written", away)
+	}
+	return away == nil
+}
+
+// call is the script that ends a task as its verdict says.
+func (w *Worker) call(t *task) engine.Call {
+	held := t.holding(w.group, w.name)
+	keys := t.groupKeys()
+	v := t.verdict
+	switch v.action {
+	case actComplete:
+		keep := tombstone
+		if engine.IsEntryID(t.ID) {
+			keep = 0 // nobody publishes it again
+		}
+		return engine.CompleteCall(held, keys.IDs, t.lane.src.keys.Job(t.ID), t.ID, "completed", keep)
+	case actRetry, actSnooze, actBounce:
+		return engine.RetryCall(held, keys, t.ID, v.after, t.moved(v))
+	case actRelease:
+		return engine.ReleaseCall(held, keys, t.ID, t.moved(v))
+	default:
+		return engine.DeadCall(held, keys, t.ID, t.moved(v), t.deadInfo())
+	}
+}
+
+// deadInfo is what the dead letter says of the job's end.
+func (t *task) deadInfo() string {
+	info := engine.DeadInfo{
+		ID:       t.ID,
+		Reason:   t.verdict.reason,
+		Error:    clip(text(t.verdict.err), deadErrorMax),
+		Worker:   t.worker,
+		MaxTries: t.MaxTries,
+	}
+	if panicked, ok := errors.AsType[*PanicError](t.verdict.err); ok {
+		info.Stack = clip(string(panicked.Stack), stackMax)
+	}
+	b, err := json.Marshal(info)
+	if err != nil {
+		panic("penstock: a dead letter cannot be encoded: " + err.Error()) // plain strings
+	}
+	return string(b)
+}
+
+// ended counts tasks whose script has answered, and lets go of them.
+func (w *Worker) ended(tasks []*task, answer any) {
+	tasks[0].lane.forget(tasks)
+	if tasks[0].verdict.action == actComplete {
+		late := 0
+		switch a := answer.(type) {
+		case []any: // of a batch: those that were ended elsewhere
+			late = len(a)
+		case int64:
+			late = 1 - int(a)
+		}
+		if late > 0 && tasks[0].unsure {
+			late = 0 // it was our own try, whose answer was lost
+		}
+		w.counts.completed.Add(int64(len(tasks) - late))
+		if late > 0 {
+			w.log.Warn("jobs completed here had been ended elsewhere", "stream", tasks[0].Stream, "jobs", late)
+		}
+		if w.log.Enabled(w.root, slog.LevelDebug) {
+			for _, t := range tasks {
+				w.logEnd(t, "completed")
+			}
+		}
+		return
+	}
+	t := tasks[0]
+	due, _ := answer.(int64)
+	entry, _ := answer.(string)
+	if due == 0 && entry == "" && !t.unsure {
+		w.log.Warn("a job that ended here was not this worker's any more", "job", t.describe())
+		return
+	}
+	switch t.verdict.action {
+	case actRetry:
+		w.counts.retried.Add(1)
+		w.logEnd(t, "retrying")
+	case actSnooze:
+		w.counts.snoozed.Add(1)
+		w.logEnd(t, "snoozed")
+	case actBounce:
+		w.counts.bounced.Add(1)
+		w.logEnd(t, "bounced")
+	case actRelease:
+		w.counts.handedBack.Add(1)
+		w.logEnd(t, "handed back")
+	default:
+		w.counts.dead.Add(1)
+		w.logEnd(t, "dead")
+	}
+}
+
+// logEnd is one line a job, at debug level.
+func (w *Worker) logEnd(t *task, outcome string) {
+	if !w.log.Enabled(w.root, slog.LevelDebug) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("outcome", outcome), slog.String("stream", t.Stream), slog.String("job", t.ID),
+		slog.String("type", t.Type), slog.Int("attempt", t.Attempt),
+	}
+	if !t.started.IsZero() {
+		attrs = append(attrs, slog.Duration("took", t.took))
+	}
+	if t.verdict.after > 0 {
+		attrs = append(attrs, slog.Duration("after", t.verdict.after))
+	}
+	if t.verdict.err != nil {
+		attrs = append(attrs, slog.String("err", clip(text(t.verdict.err), deadErrorMax)))
+	}
+	w.log.LogAttrs(w.root, slog.LevelDebug, "job ended", attrs...)
+}

@@ -1,0 +1,493 @@
+package consumer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// Worker runs the jobs of one group over one or more streams. Make it with
+// New, give it handlers, and call Run once.
+type Worker struct {
+	group   string
+	cfg     Config
+	name    string
+	log     *slog.Logger
+	rdb     redis.UniversalClient
+	sources []*source
+
+	mu         sync.Mutex
+	started    bool
+	routes     map[string]*route
+	middleware []Middleware
+
+	policy policy
+	unit   int64 // what one job that is no part of a batch weighs
+	slots  []*slot
+	lives  sync.WaitGroup // slots
+	ready  chan *task     // read, not started
+	done   chan *task     // ended, not yet so in Redis
+	drain  chan struct{}  // closed: settle what is in done, then stop
+	gone   chan struct{}  // closed: nobody settles any more
+	abort  chan struct{}  // closed: running handlers are told to stop
+	root   context.Context
+
+	readers  []*reader
+	stopping atomic.Bool  // nothing starts any more
+	load     atomic.Int64 // weight of all that is read and not ended
+	pace     pace
+	clock    atomic.Int64 // Redis's clock minus ours, ns
+
+	counts  counters
+	settled atomic.Int64 // unix ns
+	opened  atomic.Bool
+	trouble atomic.Pointer[error] // why Redis can't be used now
+}
+
+// Stats count what a worker has done since it began. Runs whose end could not
+// be written, since the job had been ended elsewhere, are in none but Started.
+type Stats struct {
+	Started    int64 `json:"started"`
+	Completed  int64 `json:"completed"`
+	Retried    int64 `json:"retried"`
+	Snoozed    int64 `json:"snoozed"`
+	Bounced    int64 `json:"bounced"`
+	Dead       int64 `json:"dead"`
+	HandedBack int64 `json:"handed_back"`
+	Panics     int64 `json:"panics"`
+}
+
+type counters struct {
+	started, completed, retried, snoozed, bounced, dead, handedBack, panics atomic.Int64
+
+	refused atomic.Int64 // taken up, and not started
+}
+
+// New returns a worker of group over streams; earlier streams are served
+// first. All streams must share one client. It does no input or output, and
+// reports every fault at once.
+func New(group string, cfg Config, streams ...*stream.Stream) (*Worker, error) {
+	var errs []error
+	if err := engine.CheckGroup(group); err != nil {
+		errs = append(errs, fmt.Errorf("%w: %w", stream.ErrInvalid, err))
+	}
+	if err := cfg.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if len(streams) == 0 {
+		errs = append(errs, fmt.Errorf("%w: a worker needs at least one stream", stream.ErrInvalid))
+	}
+	seen := make(map[string]bool)
+	for _, s := range streams {
+		switch {
+		case s == nil:
+			errs = append(errs, fmt.Errorf("%w: a stream is nil", stream.ErrInvalid))
+			continue
+		case seen[s.Name()]:
+			errs = append(errs, fmt.Errorf("%w: stream %s is given twice", stream.ErrInvalid, s.Name()))
+		case streams[0] != nil && s.Client() != streams[0].Client():
+			errs = append(errs, fmt.Errorf("%w: stream %s has another client than %s: a worker uses one", stream.ErrInvalid, s.Name(), streams[0].Name()))
+		}
+		seen[s.Name()] = true
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	cfg = cfg.WithDefaults()
+	w := &Worker{
+		group:  group,
+		cfg:    cfg,
+		name:   consumerName(cfg.Name),
+		rdb:    streams[0].Client(),
+		routes: make(map[string]*route),
+		policy: policy{timeout: max(cfg.Timeout, 0), maxTries: cfg.MaxTries, backoff: cfg.Backoff},
+		drain:  make(chan struct{}),
+		gone:   make(chan struct{}),
+		abort:  make(chan struct{}),
+		done:   make(chan *task, engine.SettleMax),
+		ready:  make(chan *task, cfg.MaxJobs+maxPrefetch),
+	}
+	w.log = cfg.Logger.With("group", group, "consumer", w.name)
+	for i, s := range streams {
+		w.sources = append(w.sources, &source{stream: s, keys: engine.NewKeys(s.Name()), rank: i})
+	}
+	return w, nil
+}
+
+// consumerName is unique: two workers under one name would take each other's deliveries for their own.
+func consumerName(name string) string {
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "worker"
+		}
+		name = fmt.Sprintf("%s-%d", host, os.Getpid())
+	}
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return name + "-" + hex.EncodeToString(b[:])
+}
+
+// Name of this worker among the group's consumers.
+func (w *Worker) Name() string { return w.name }
+
+// Stats may be called at any time.
+func (w *Worker) Stats() Stats {
+	c := &w.counts
+	return Stats{
+		Started: c.started.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(), Snoozed: c.snoozed.Load(),
+		Bounced: c.bounced.Load(), Dead: c.dead.Load(), HandedBack: c.handedBack.Load(), Panics: c.panics.Load(),
+	}
+}
+
+// Health of a worker.
+type Health struct {
+	Ready       bool      // its streams are open and Redis answers
+	Redis       error     // why not, when Redis is the reason
+	Running     int       // handlers at work
+	MaxJobs     int       // of so many
+	Queued      int       // jobs read and not started
+	LastSettled time.Time // when the end of a job last reached Redis; zero: never
+}
+
+// Health may be called at any time.
+func (w *Worker) Health() Health {
+	h := Health{Ready: w.opened.Load(), MaxJobs: w.cfg.MaxJobs, Queued: len(w.ready), Running: len(w.Running())}
+	if err := w.trouble.Load(); err != nil {
+		h.Ready, h.Redis = false, *err
+	}
+	if ns := w.settled.Load(); ns > 0 {
+		h.LastSettled = time.Unix(0, ns)
+	}
+	return h
+}
+
+// Running is one job that a handler works on.
+type Running struct {
+	Stream, ID, Type string
+	Attempt          int
+	Started          time.Time
+	Progress         float64 // from 0 to 1, as the handler reported it
+	Note             string
+}
+
+// Running lists what the handlers work on.
+func (w *Worker) Running() []Running {
+	w.mu.Lock()
+	slots := w.slots
+	w.mu.Unlock()
+	var list []Running
+	for _, s := range slots {
+		s.mu.Lock()
+		for _, t := range s.tasks {
+			r := Running{Stream: t.Stream, ID: t.ID, Type: t.Type, Attempt: t.Attempt, Started: t.started}
+			if p := t.progress.Load(); p != nil {
+				r.Progress, r.Note = p.fraction, p.note
+			}
+			list = append(list, r)
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
+// stuckAfter is how long Run waits, after the grace period, for handlers that were told to stop.
+const stuckAfter = 3 * time.Second
+
+// settleAfter is how long Run tries to write the last ends of jobs while Redis is away.
+const settleAfter = 5 * time.Second
+
+// Run works until ctx ends, then stops reading, hands back what has not
+// started, lets handlers finish within Config.Grace, ends the contexts of the
+// others with ErrStopping and hands their jobs back. It returns nil after that;
+// *StuckError when a handler did not return; and another error when it could
+// not begin: ErrKind, ErrDenied and the like. While Redis is away it waits.
+func (w *Worker) Run(ctx context.Context) error {
+	w.mu.Lock()
+	if w.started {
+		w.mu.Unlock()
+		return errors.New("penstock: a worker runs only once")
+	}
+	w.started = true
+	w.prepare(ctx)
+	w.mu.Unlock()
+
+	if err := w.openAll(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	w.log.Info("worker started", "streams", len(w.sources), "max_jobs", w.cfg.MaxJobs)
+
+	stop := context.AfterFunc(ctx, func() { w.stopping.Store(true) })
+	defer stop()
+	var settler, upkeep sync.WaitGroup
+	settler.Go(w.settle)
+	for _, s := range w.slots {
+		w.lives.Go(func() { w.serve(s) })
+	}
+	upkeep.Go(func() { w.heartbeat(ctx) })
+	upkeep.Go(func() { w.promoter().Run(ctx) })
+	var readers sync.WaitGroup
+	for _, r := range w.readers {
+		readers.Go(func() { r.run(ctx) })
+	}
+
+	readers.Wait() // they return soon after ctx has ended, and not before
+	w.handBackQueue()
+	close(w.ready) // the slots end when their jobs do
+	err := w.waitForHandlers()
+	close(w.drain)
+	settler.Wait()
+	close(w.gone)
+	upkeep.Wait()
+	w.leave(ctx)
+	w.log.Info("worker stopped", "stats", w.Stats())
+	return err
+}
+
+// prepare puts the middleware around the handlers and makes the slots; w.mu is held.
+func (w *Worker) prepare(ctx context.Context) {
+	w.root = context.WithoutCancel(ctx) // handlers outlive ctx by the grace period
+	largest := int64(1)
+	for _, r := range w.routes {
+		largest = max(largest, int64(r.size))
+	}
+	w.unit = largest
+	for name, r := range w.routes {
+		r.policy = w.policy.with(w.cfg.Types[name])
+		r.weight = w.unit / max(int64(r.size), 1)
+		for i := len(w.middleware) - 1; i >= 0 && r.handle != nil; i-- {
+			r.handle = w.middleware[i](r.handle)
+		}
+	}
+	w.readers = w.makeReaders()
+	w.slots = make([]*slot, w.cfg.MaxJobs)
+	for i := range w.slots {
+		w.slots[i] = &slot{}
+	}
+}
+
+// openAll makes the group on every stream. It waits while Redis is away, and returns the errors that waiting won't cure.
+func (w *Worker) openAll(ctx context.Context) error {
+	for pauses := newPauses(); ; {
+		err := w.open(ctx)
+		if err == nil {
+			w.opened.Store(true)
+			w.recovered()
+			return nil
+		}
+		switch engine.Classify(err) {
+		case engine.Busy, engine.Unreachable, engine.Lost, engine.Full:
+		default:
+			return err
+		}
+		w.failed("streams cannot be opened", err)
+		if !sleep(ctx, pauses.NextBackOff()) {
+			return nil
+		}
+	}
+}
+
+const openTimeout = 5 * time.Second
+
+func (w *Worker) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	for _, src := range w.sources {
+		opened, err := engine.Open(ctx, w.rdb, src.keys, w.group, string(src.stream.Kind()), false)
+		doing := fmt.Sprintf("open %s/%s", src.stream.Name(), w.group)
+		switch {
+		case engine.Classify(err) == engine.Denied:
+			return fmt.Errorf("%s: %w: %w", doing, stream.ErrDenied, err)
+		case err != nil:
+			return fmt.Errorf("%s: %w", doing, err)
+		case opened.Refusal != "":
+			return fmt.Errorf("open %s/%s: %w", src.stream.Name(), w.group, errRefused{src.stream.Refused(opened)})
+		}
+		kind := stream.Kind(opened.Kind)
+		group := src.keys.Group(w.group, kind == stream.KindEvents)
+		src.mu.Lock()
+		if src.lanes == nil {
+			src.lanes = []*lane{
+				{src: src, key: group.Redelivery, delete: true},
+				{src: src, key: src.keys.Stream, delete: kind != stream.KindEvents},
+			}
+		}
+		src.group, src.kind, src.epoch = group, kind, opened.Epoch
+		src.mu.Unlock()
+		if err := src.stream.Announce(ctx); err != nil {
+			return fmt.Errorf("%s: %w", doing, err)
+		}
+	}
+	return w.readClock(ctx)
+}
+
+// errRefused is a refusal, which is no error of the connection.
+type errRefused struct{ error }
+
+func (e errRefused) Unwrap() error { return e.error }
+
+// RedisError makes engine.Classify see an answer of the server.
+func (errRefused) RedisError() {}
+
+// readClock learns how far our clock is from Redis's, which decides when a job has expired.
+func (w *Worker) readClock(ctx context.Context) error {
+	before := time.Now()
+	t, err := w.rdb.Time(ctx).Result()
+	if err != nil {
+		return fmt.Errorf("read the time of redis: %w", err)
+	}
+	now := time.Now()
+	w.clock.Store(int64(t.Sub(before.Add(now.Sub(before) / 2))))
+	return nil
+}
+
+// now is Redis's clock.
+func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
+
+const heartbeatEvery = 10 * time.Second
+
+// heartbeat keeps the streams in the registry and the clock known, and hands
+// back what was read ahead for a pace that did not last.
+func (w *Worker) heartbeat(ctx context.Context) {
+	beat := time.NewTicker(heartbeatEvery)
+	defer beat.Stop()
+	look := time.NewTicker(shedEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			w.shed()
+		case <-beat.C:
+			callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+			err := w.readClock(callCtx)
+			for _, src := range w.sources {
+				if err == nil {
+					err = src.stream.Announce(callCtx)
+				}
+			}
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				w.log.Debug("heartbeat failed", "err", err)
+			}
+		}
+	}
+}
+
+// promoter brings this group's own retries back when they are due, so that none waits for a scheduler.
+func (w *Worker) promoter() *engine.Promoter {
+	slots := make([]engine.Slot, 0, len(w.sources))
+	ours := make(map[string]bool)
+	for _, src := range w.sources {
+		slot := engine.RetryingSlot(src.group)
+		slots = append(slots, slot)
+		ours[slot.Set] = true
+	}
+	return &engine.Promoter{
+		Client: w.rdb,
+		Slots:  func(context.Context) ([]engine.Slot, error) { return slots, nil },
+		Known:  func(set string) bool { return ours[set] },
+		Poll:   w.cfg.PollDelay,
+		Logger: w.log,
+	}
+}
+
+// waitForHandlers gives running handlers their grace, then ends their contexts.
+func (w *Worker) waitForHandlers() error {
+	ended := make(chan struct{})
+	go func() { // ends with the handlers; only a stuck one, which nobody can end, keeps it
+		w.lives.Wait()
+		close(ended)
+	}()
+	grace := time.NewTimer(w.cfg.Grace)
+	defer grace.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-grace.C:
+	}
+	close(w.abort)
+	for _, s := range w.slots {
+		s.cancelRun(ErrStopping)
+	}
+	last := time.NewTimer(stuckAfter)
+	defer last.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-last.C:
+	}
+	stuck := &StuckError{}
+	for _, s := range w.slots {
+		s.mu.Lock()
+		for _, t := range s.tasks {
+			stuck.Jobs = append(stuck.Jobs, t.describe())
+		}
+		s.mu.Unlock()
+	}
+	if len(stuck.Jobs) == 0 {
+		return nil // the last one returned just now
+	}
+	w.log.Error("handlers ignore the end of their context", "jobs", stuck.Jobs)
+	return stuck
+}
+
+// leave takes this consumer off the groups where it holds nothing any more.
+func (w *Worker) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer cancel()
+	for _, src := range w.sources {
+		keys := []string{src.group.Redelivery, src.group.Suspects, src.keys.Stream}
+		if _, err := engine.LeaveCall(keys, w.group, w.name).Run(ctx, w.rdb); err != nil {
+			w.log.Warn("the consumer stays behind in its group", "stream", src.stream.Name(), "err", err)
+			return
+		}
+	}
+}
+
+// failed notes that Redis can't be used; it is logged once, until it can again.
+func (w *Worker) failed(what string, err error) {
+	if w.trouble.Swap(&err) == nil {
+		w.log.Warn(what+", trying again", "err", err)
+	}
+}
+
+func (w *Worker) recovered() {
+	if w.trouble.Load() != nil && w.trouble.Swap(nil) != nil {
+		w.log.Info("redis answers again")
+	}
+}
+
+// newPauses are the pauses between tries while Redis is away: 50 ms, doubled
+// up to 5 s, each spread by half so that a fleet does not return at once.
+func newPauses() *backoff.ExponentialBackOff {
+	b := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second}
+	b.Reset()
+	return b
+}
+
+// sleep waits, and reports whether ctx lasted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

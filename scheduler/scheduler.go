@@ -1,0 +1,129 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// Config of a Scheduler. The zero value is the default of everything.
+type Config struct {
+	// PollDelay is how often due jobs are looked for while Redis's wake-up channel is down. Default: 500 ms.
+	PollDelay time.Duration `env:"PENSTOCK_POLL_DELAY"`
+	// Logger. Default: discard.
+	Logger *slog.Logger `env:"-"`
+}
+
+const (
+	defaultPollDelay = 500 * time.Millisecond
+	minPollDelay     = 10 * time.Millisecond
+)
+
+// WithDefaults returns the config with every zero field at its default.
+func (c Config) WithDefaults() Config {
+	if c.PollDelay == 0 {
+		c.PollDelay = defaultPollDelay
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Validate reports every fault at once, as a *multierror.Error of *stream.ConfigError, or nil.
+func (c Config) Validate() error {
+	var errs *multierror.Error
+	if c.PollDelay != 0 && c.PollDelay < minPollDelay {
+		errs = multierror.Append(errs, &stream.ConfigError{
+			Field: "PollDelay", Env: "PENSTOCK_POLL_DELAY", Value: c.PollDelay.String(), Hint: "must be at least " + minPollDelay.String(),
+		})
+	}
+	return errs.ErrorOrNil()
+}
+
+// Scheduler promotes due jobs. Make it with New and call Run once.
+type Scheduler struct {
+	rdb      redis.UniversalClient
+	cfg      Config
+	started  atomic.Bool
+	promoter engine.Promoter
+}
+
+// New returns a scheduler for all streams that rdb's Redis knows. It does no
+// input or output. A *redis.Ring is refused with stream.ErrUnsupportedClient.
+func New(rdb redis.UniversalClient, cfg Config) (*Scheduler, error) {
+	var errs []error
+	if err := stream.CheckClient(rdb); err != nil {
+		errs = append(errs, err)
+	}
+	if err := cfg.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	s := &Scheduler{rdb: rdb, cfg: cfg.WithDefaults()}
+	s.promoter = engine.Promoter{Client: rdb, Slots: s.slots, Poll: s.cfg.PollDelay, Logger: s.cfg.Logger}
+	return s, nil
+}
+
+// Run promotes until ctx ends, and returns nil then. While Redis is away it
+// waits; it never ends because of it.
+func (s *Scheduler) Run(ctx context.Context) error {
+	if s.started.Swap(true) {
+		return errors.New("penstock: a scheduler runs only once")
+	}
+	s.cfg.Logger.Info("scheduler started")
+	s.promoter.Run(ctx)
+	s.cfg.Logger.Info("scheduler stopped", "promoted", s.Promoted())
+	return nil
+}
+
+// Promoted is how many jobs this scheduler has promoted. It may be called at any time.
+func (s *Scheduler) Promoted() int64 { return s.promoter.Moved() }
+
+// Once promotes what is due now on all streams, and returns how many jobs that were.
+func (s *Scheduler) Once(ctx context.Context) (int64, error) {
+	slots, err := s.slots(ctx)
+	if err != nil {
+		return 0, err
+	}
+	before := s.Promoted()
+	for _, slot := range slots {
+		if err := s.promoter.Empty(ctx, slot); err != nil {
+			return s.Promoted() - before, err
+		}
+	}
+	return s.Promoted() - before, nil
+}
+
+// slots lists the sorted sets of every stream in the registry. A name that can't be a stream's is passed over.
+func (s *Scheduler) slots(ctx context.Context) ([]engine.Slot, error) {
+	names, err := stream.Names(ctx, s.rdb)
+	if err != nil {
+		return nil, fmt.Errorf("find the streams: %w", err)
+	}
+	var slots []engine.Slot
+	for _, name := range names {
+		st, err := stream.New(s.rdb, name, stream.Config{})
+		if err != nil {
+			s.cfg.Logger.Debug("a name in the registry is no stream's", "err", err)
+			continue
+		}
+		list, err := st.Slots(ctx)
+		if err != nil {
+			return nil, err
+		}
+		slots = append(slots, list...)
+	}
+	return slots, nil
+}
