@@ -43,13 +43,13 @@ type Config struct {
 	// share one. Default: host name and process ID.
 	Name string `env:"PENSTOCK_WORKER_NAME"`
 	// Types overrides settings for types of jobs.
-	Types map[string]TypeConfig `env:"-"`
+	Types map[string]TypeConfig
 	// Logger. Default: discard.
-	Logger *slog.Logger `env:"-"`
+	Logger *slog.Logger `env:",noinit"`
 	// Tracer provider. Default: the global one.
-	Tracer trace.TracerProvider `env:"-"`
+	Tracer trace.TracerProvider
 	// Meter provider. Default: the global one.
-	Meter metric.MeterProvider `env:"-"`
+	Meter metric.MeterProvider
 }
 
 // TypeConfig overrides a worker's settings for one type of job; what is zero

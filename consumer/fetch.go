@@ -67,7 +67,7 @@ func (r *reader) run(ctx context.Context) {
 
 // failed looks at why a read failed, and says how long to wait before the next.
 func (r *reader) failed(ctx context.Context, err error, pauses *backoff.ExponentialBackOff) time.Duration {
-	r.w.failed("jobs cannot be read", err)
+	r.w.reads.began(r.w.log, "jobs cannot be read, trying again", err)
 	r.hangUp()
 	switch engine.Classify(err) {
 	case engine.NoGroup: // flushed, or deleted by hand
@@ -147,7 +147,7 @@ func (r *reader) read(ctx context.Context, free int64) error {
 	if err != nil {
 		return err
 	}
-	w.recovered()
+	w.reads.over(w.log, "jobs are read again")
 	now := w.now()
 	var weight, n int64
 	for _, l := range lanes {

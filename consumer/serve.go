@@ -90,7 +90,7 @@ func (w *Worker) refuse(t *task) bool {
 		w.bounce(t, reasonNewer, errNewer)
 	case t.route == nil:
 		w.bounce(t, reasonUnknown, errUnknown)
-	case t.opts.Expires > 0 && w.now().UnixMilli() > t.opts.Expires:
+	case t.opts.Expires > 0 && t.opts.Errors+t.opts.Crashes == 0 && w.now().UnixMilli() > t.opts.Expires:
 		t.verdict = verdict{action: actDead, reason: reasonExpired, err: errors.New("not started by " + time.UnixMilli(t.opts.Expires).UTC().Format(time.RFC3339))}
 	default:
 		return false

@@ -150,7 +150,7 @@ func (s *settler) flush() bool {
 		endings = endings[n:]
 	}
 	s.w.settled.Store(time.Now().UnixNano())
-	s.w.recovered()
+	s.w.writes.over(s.w.log, "the ends of jobs are written again")
 	return true
 }
 
@@ -186,7 +186,7 @@ func (s *settler) send(endings []ending) bool {
 		}
 	}
 	if away != nil {
-		s.w.failed("the ends of jobs cannot be written", away)
+		s.w.writes.began(s.w.log, "the ends of jobs cannot be written, trying again", away)
 	}
 	return away == nil
 }

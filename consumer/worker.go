@@ -54,7 +54,8 @@ type Worker struct {
 	counts  counters
 	settled atomic.Int64 // unix ns
 	opened  atomic.Bool
-	trouble atomic.Pointer[error] // why Redis can't be used now
+	reads   outage // Redis can't be read from now
+	writes  outage // or written to
 }
 
 // Stats count what a worker has done since it began. Runs whose end could not
@@ -166,8 +167,8 @@ type Health struct {
 // Health may be called at any time.
 func (w *Worker) Health() Health {
 	h := Health{Ready: w.opened.Load(), MaxJobs: w.cfg.MaxJobs, Queued: len(w.ready), Running: len(w.Running())}
-	if err := w.trouble.Load(); err != nil {
-		h.Ready, h.Redis = false, *err
+	if err := errors.Join(w.reads.cause(), w.writes.cause()); err != nil {
+		h.Ready, h.Redis = false, err
 	}
 	if ns := w.settled.Load(); ns > 0 {
 		h.LastSettled = time.Unix(0, ns)
@@ -285,7 +286,7 @@ func (w *Worker) openAll(ctx context.Context) error {
 		err := w.open(ctx)
 		if err == nil {
 			w.opened.Store(true)
-			w.recovered()
+			w.reads.over(w.log, "the streams are open")
 			return nil
 		}
 		switch engine.Classify(err) {
@@ -293,7 +294,7 @@ func (w *Worker) openAll(ctx context.Context) error {
 		default:
 			return err
 		}
-		w.failed("streams cannot be opened", err)
+		w.reads.began(w.log, "streams cannot be opened, trying again", err)
 		if !sleep(ctx, pauses.NextBackOff()) {
 			return nil
 		}
@@ -327,7 +328,9 @@ func (w *Worker) open(ctx context.Context) error {
 		}
 		src.group, src.kind, src.epoch = group, kind, opened.Epoch
 		src.mu.Unlock()
-		if err := src.stream.Announce(ctx); err != nil {
+		if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) {
+			w.log.Warn("the stream is not in the registry, since redis is full: the heartbeat tries again", "err", err)
+		} else if err != nil {
 			return fmt.Errorf("%s: %w", doing, err)
 		}
 	}
@@ -459,17 +462,27 @@ func (w *Worker) leave(ctx context.Context) {
 	}
 }
 
-// failed notes that Redis can't be used; it is logged once, until it can again.
-func (w *Worker) failed(what string, err error) {
-	if w.trouble.Swap(&err) == nil {
-		w.log.Warn(what+", trying again", "err", err)
+// outage is a time in which something can't be done; its beginning and end are logged, once each.
+type outage struct{ err atomic.Pointer[error] }
+
+func (o *outage) began(log *slog.Logger, what string, err error) {
+	if o.err.Swap(&err) == nil {
+		log.Warn(what, "err", err)
 	}
 }
 
-func (w *Worker) recovered() {
-	if w.trouble.Load() != nil && w.trouble.Swap(nil) != nil {
-		w.log.Info("redis answers again")
+func (o *outage) over(log *slog.Logger, what string) {
+	if o.err.Load() != nil && o.err.Swap(nil) != nil {
+		log.Info(what)
 	}
+}
+
+// cause of the outage; nil when there is none.
+func (o *outage) cause() error {
+	if err := o.err.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // newPauses are the pauses between tries while Redis is away: 50 ms, doubled

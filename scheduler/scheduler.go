@@ -20,7 +20,7 @@ type Config struct {
 	// PollDelay is how often due jobs are looked for while Redis's wake-up channel is down. Default: 500 ms.
 	PollDelay time.Duration `env:"PENSTOCK_POLL_DELAY"`
 	// Logger. Default: discard.
-	Logger *slog.Logger `env:"-"`
+	Logger *slog.Logger `env:",noinit"`
 }
 
 const (
@@ -91,19 +91,19 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // Promoted is how many jobs this scheduler has promoted. It may be called at any time.
 func (s *Scheduler) Promoted() int64 { return s.promoter.Moved() }
 
-// Once promotes what is due now on all streams, and returns how many jobs that were.
+// Once promotes what is due now on all streams, and returns how many jobs that
+// were. An error of one stream keeps none of the others back.
 func (s *Scheduler) Once(ctx context.Context) (int64, error) {
 	slots, err := s.slots(ctx)
 	if err != nil {
 		return 0, err
 	}
 	before := s.Promoted()
+	var errs []error
 	for _, slot := range slots {
-		if err := s.promoter.Empty(ctx, slot); err != nil {
-			return s.Promoted() - before, err
-		}
+		errs = append(errs, s.promoter.Empty(ctx, slot))
 	}
-	return s.Promoted() - before, nil
+	return s.Promoted() - before, errors.Join(errs...)
 }
 
 // slots lists the sorted sets of every stream in the registry. A name that can't be a stream's is passed over.
@@ -120,6 +120,10 @@ func (s *Scheduler) slots(ctx context.Context) ([]engine.Slot, error) {
 			continue
 		}
 		list, err := st.Slots(ctx)
+		if engine.Classify(err) == engine.Refused { // a key of another type: the other streams go on
+			s.cfg.Logger.Error("the due jobs of a stream cannot be found", "stream", name, "err", err)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -33,7 +33,7 @@ func (s *Stream) Describe(ctx context.Context) (Description, error) {
 	entries := pipe.XLen(ctx, s.name)
 	scheduled := pipe.ZCard(ctx, s.keys.Scheduled)
 	memory := pipe.MemoryUsage(ctx, s.name)
-	_, _ = pipe.Exec(ctx)
+	_ = engine.Exec(ctx, pipe) // each command carries its own error
 	for _, cmd := range []redis.Cmder{config, entries, scheduled} {
 		if err := cmd.Err(); err != nil {
 			return Description{}, wrapRead("describe "+s.name, err)
@@ -177,7 +177,7 @@ func (g *Group) Depths(ctx context.Context) (Depths, error) {
 	}
 	scheduled, retrying, dead := pipe.ZCard(ctx, g.s.keys.Scheduled), pipe.ZCard(ctx, keys.Retrying), pipe.XLen(ctx, keys.Dead)
 	clock := pipe.Time(ctx)
-	if _, err := pipe.Exec(ctx); err != nil && engine.Classify(err) != engine.NoGroup {
+	if err := engine.Exec(ctx, pipe); err != nil && engine.Classify(err) != engine.NoGroup {
 		return Depths{}, wrapRead("read the depths of "+g.s.name+"/"+g.name, err)
 	}
 	infos, err := g.s.groupInfos(ctx)

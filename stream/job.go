@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"time"
+	"unicode/utf8"
 
 	"github.com/penstock-go/penstock/stream/engine"
 )
@@ -68,11 +69,11 @@ type Backoff struct {
 	// Delay before the second run. Default: 10 s.
 	Delay time.Duration `env:"PENSTOCK_RETRY_DELAY"`
 	// Factor by which the delay grows; 1 keeps it fixed. Default: 2.
-	Factor float64 `env:"PENSTOCK_RETRY_FACTOR"`
+	Factor float64 `env:"PENSTOCK_RETRY_FACTOR" zero:"write 1 for a fixed delay"`
 	// Max is the longest delay. Default: 1 h.
 	Max time.Duration `env:"PENSTOCK_RETRY_MAX"`
-	// Jitter is the part of the delay by which it is randomly longer or shorter, at most 1; negative: none. Default: 0.1.
-	Jitter float64 `env:"PENSTOCK_RETRY_JITTER"`
+	// Jitter is the part of the delay by which it is randomly longer or shorter, at most 1; negative ("off" in the environment): none. Default: 0.1.
+	Jitter float64 `env:"PENSTOCK_RETRY_JITTER" off:"true" zero:"write \"off\" for no jitter"`
 }
 
 // With returns b with the fields of over that are not zero.
@@ -265,6 +266,9 @@ func (j Job) check() error {
 	}
 	size := 0
 	for k, v := range j.Header {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return invalid("Header", "%q is not valid UTF-8 (the payload may be any bytes)", k)
+		}
 		size += len(k) + len(v)
 	}
 	if size > maxHeaderBytes {

@@ -134,6 +134,11 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 	case stored.Due > 0:
 		return Receipt{ID: p.id, State: Scheduled, Due: time.UnixMilli(stored.Due)}, nil
 	default:
+		if s.cfg.MaxLen > 0 {
+			s.mu.Lock()
+			s.length++
+			s.mu.Unlock()
+		}
 		return Receipt{ID: p.id, State: Waiting}, nil
 	}
 }
@@ -249,10 +254,11 @@ func (s *Stream) send(ctx context.Context, entries []engine.Entry) ([]string, []
 			cmds[i] = s.xadd(ctx, e)
 			_ = pipe.Process(ctx, cmds[i])
 		}
-		_, _ = pipe.Exec(ctx)
+		_ = engine.Exec(ctx, pipe) // each command carries its own error
 	}
 	for i, cmd := range cmds {
-		ids[i], errs[i] = cmd.Result()
+		id, err := cmd.Result()
+		ids[i], errs[i] = id, engine.Answered(err, id != "")
 	}
 	return ids, errs
 }

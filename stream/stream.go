@@ -43,19 +43,19 @@ type Config struct {
 	Kind Kind `env:"PENSTOCK_KIND"`
 	// MaxLen is the number of jobs above which Publish refuses with ErrStreamFull; the length is read at most
 	// 100 ms stale. Default: no limit.
-	MaxLen int64 `env:"PENSTOCK_MAX_LEN"`
+	MaxLen int64 `env:"PENSTOCK_MAX_LEN" zero:"leave it unset for no limit"`
 	// MaxPayload in bytes. Default: 1 MiB.
 	MaxPayload int `env:"PENSTOCK_MAX_PAYLOAD"`
 	// PublishTimeout bounds calls whose context has no deadline. Default: 3 s.
 	PublishTimeout time.Duration `env:"PENSTOCK_PUBLISH_TIMEOUT"`
 	// Codec of payloads. Default: JSON.
-	Codec Codec `env:"-"`
+	Codec Codec
 	// Logger. Default: discard.
-	Logger *slog.Logger `env:"-"`
+	Logger *slog.Logger `env:",noinit"`
 	// Tracer provider. Default: the global one.
-	Tracer trace.TracerProvider `env:"-"`
+	Tracer trace.TracerProvider
 	// Meter provider. Default: the global one.
-	Meter metric.MeterProvider `env:"-"`
+	Meter metric.MeterProvider
 }
 
 // WithDefaults returns the config with every zero field at its default.
@@ -167,13 +167,11 @@ type CreateOptions struct {
 
 // Create declares the stream's kind (Config.Kind; KindAny makes a queue). It
 // is not needed for new streams: the first worker does it. A kind that is
-// declared already can't be changed, and a foreign stream needs Force: ErrKind.
+// declared already can't be changed, a foreign stream needs a kind, and one
+// with groups that are not ours becomes a queue only by Force: ErrKind.
 func (s *Stream) Create(ctx context.Context, opt CreateOptions) (Description, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	if err := s.Announce(ctx); err != nil {
-		return Description{}, err
-	}
 	if s.cfg.Kind == KindQueue && !opt.Force {
 		d, err := s.Describe(ctx)
 		if err != nil {
@@ -189,6 +187,9 @@ func (s *Stream) Create(ctx context.Context, opt CreateOptions) (Description, er
 	}
 	if opened.Refusal != "" {
 		return Description{}, s.Refused(opened)
+	}
+	if err := s.Announce(ctx); err != nil {
+		return Description{}, err
 	}
 	return s.Describe(ctx)
 }

@@ -59,7 +59,7 @@ var classes = []struct {
 	{"OOM", Full},
 	{"LOADING", Busy}, {"READONLY", Busy}, {"MASTERDOWN", Busy}, {"CLUSTERDOWN", Busy}, {"TRYAGAIN", Busy}, {"MOVED", Busy},
 	{"ASK", Busy}, {"BUSY ", Busy}, {"NOREPLICAS", Busy}, {"MISCONF", Busy}, {"ERR max number of clients", Busy}, {"UNKILLABLE", Busy},
-	{"WRONGPASS", Denied}, {"NOAUTH", Denied}, {"NOPERM", Denied}, {"ERR invalid password", Denied}, {"ERR Client sent AUTH", Denied},
+	{"WRONGPASS", Denied}, {"NOAUTH", Denied}, {"NOPERM", Denied}, {"ERR invalid password", Denied}, {"ERR Client sent AUTH", Denied}, {"ERR Protocol error: unauthenticated", Denied},
 }
 
 func classifyReply(text string) Class {

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -99,7 +100,26 @@ func CheckName(name string) error {
 	if open < 0 || end < open+2 || strings.Count(name, "{") > 1 || strings.Count(name, "}") > 1 {
 		return fmt.Errorf("stream name %q: braces are allowed only as one non-empty hash tag, as in {tenant}orders", name)
 	}
+	if open == 0 && end == len(name)-1 {
+		return fmt.Errorf("stream name %q: its keys would be those of the stream %q: put something behind the hash tag, as in {tenant}orders", name, name[1:end])
+	}
+	for i := end; i < len(name); i++ {
+		if name[i] == ':' && ownKey(name[i+1:]) {
+			return fmt.Errorf("stream name %q: %s is the key of another stream's own %s", name, name, name[i+1:])
+		}
+	}
 	return nil
+}
+
+// ownKeys are the names under a stream's prefix, those that end in ':' with anything behind them.
+var ownKeys = []string{
+	"config", "ids", "scheduled", "scheduled:jobs", "g:", "job:", "unique:", "next", "cancelled", "switches", "ticks", "workers",
+}
+
+func ownKey(suffix string) bool {
+	return slices.ContainsFunc(ownKeys, func(own string) bool {
+		return suffix == own || strings.HasSuffix(own, ":") && strings.HasPrefix(suffix, own)
+	})
 }
 
 // CheckGroup says what is wrong with a group's name, or nil.

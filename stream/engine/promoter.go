@@ -72,6 +72,7 @@ func (p *Promoter) Run(ctx context.Context) {
 
 	var slots []Slot
 	next := make(map[string]time.Time) // set -> when to look at it
+	bad := make(map[string]bool)       // sets that polling passes over until slots are asked for again
 	var refresh time.Time
 	down := false
 	timer := time.NewTimer(0)
@@ -101,6 +102,7 @@ func (p *Promoter) Run(ctx context.Context) {
 			var fresh []Slot
 			if fresh, err = p.Slots(callCtx); err == nil {
 				slots, next = fresh, make(map[string]time.Time, len(fresh))
+				clear(bad)
 				refresh = now.Add(promoteRefresh)
 			}
 			cancel()
@@ -108,9 +110,13 @@ func (p *Promoter) Run(ctx context.Context) {
 		wake := refresh
 		for _, slot := range slots {
 			at := next[slot.Set]
-			if err == nil && (!up || !now.Before(at)) {
+			if err == nil && (!up && !bad[slot.Set] || !now.Before(at)) {
 				if at, err = p.promote(ctx, slot); err == nil {
 					next[slot.Set] = at
+				} else if Classify(err) == Refused { // this set's own fault: the others go on
+					p.refused(slot, err)
+					at, err = time.Now().Add(promoteRefresh), nil
+					next[slot.Set], bad[slot.Set] = at, true
 				}
 			}
 			if at.Before(wake) {
@@ -136,6 +142,11 @@ func (p *Promoter) Run(ctx context.Context) {
 		}
 		timer.Reset(max(wait, 0))
 	}
+}
+
+// refused logs that a set can't be promoted, each time it is tried: a person has to look.
+func (p *Promoter) refused(slot Slot, err error) {
+	p.Logger.Error("due jobs of one set cannot be promoted", "set", slot.Set, "err", err)
 }
 
 // promote empties a slot of what is due and says when to look again.

@@ -5,6 +5,8 @@ import (
 	"crypto/sha1" // the name Redis gives scripts, not a signature
 	"embed"
 	"encoding/hex"
+	"errors"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -135,10 +137,10 @@ func RunAll(ctx context.Context, rdb redis.UniversalClient, calls []Call) []Resu
 			cmds[n] = calls[i].cmd(ctx, name, script)
 			_ = pipe.Process(ctx, cmds[n])
 		}
-		_, _ = pipe.Exec(ctx) // each command carries its own error
+		_ = Exec(ctx, pipe) // each command carries its own error
 		var again []int
 		for n, i := range todo {
-			results[i] = Result{cmds[n].Val(), cmds[n].Err()}
+			results[i] = Result{cmds[n].Val(), Answered(cmds[n].Err(), cmds[n].Val() != nil)}
 			if name == "EVALSHA" && Classify(cmds[n].Err()) == NoScript {
 				again = append(again, i)
 			}
@@ -146,4 +148,28 @@ func RunAll(ctx context.Context, rdb redis.UniversalClient, calls []Call) []Resu
 		todo, name = again, "EVAL"
 	}
 	return results
+}
+
+// Exec sends a pipeline; afterwards each of its commands carries its own
+// error. By itself go-redis leaves them without one when the server refuses
+// the connection, as for a wrong password: jobs would seem to be stored.
+func Exec(ctx context.Context, pipe redis.Pipeliner) error {
+	cmds, err := pipe.Exec(ctx)
+	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
+		return err
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(err)
+	}
+	return err
+}
+
+var errNoAnswer = errors.New("the client gave neither an answer nor an error")
+
+// Answered makes an error of a command that has neither an error nor an answer, which Classify calls Lost.
+func Answered(err error, answered bool) error {
+	if err == nil && !answered {
+		return errNoAnswer
+	}
+	return err
 }

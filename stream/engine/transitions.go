@@ -30,14 +30,22 @@ func ScheduleCall(k Keys, id, nonce string, maxLen int64, delay time.Duration, d
 	if due.IsZero() {
 		delayMS = strconv.FormatInt(ceilMS(delay), 10)
 	} else {
-		dueMS = strconv.FormatInt(ceilMS(time.Duration(due.UnixNano())), 10)
+		ms := due.UnixMilli() // not from UnixNano, which ends in 2262
+		if due.Nanosecond()%int(time.Millisecond) != 0 {
+			ms++
+		}
+		dueMS = strconv.FormatInt(ms, 10)
 	}
 	return Call{scheduleScript, []string{k.Scheduled, k.ScheduledJobs, k.IDs, k.Job(id), k.Stream},
 		[]any{id, nonce, delayMS, dueMS, e.Body(), WakeChannel, maxLen}}
 }
 
 func ceilMS(d time.Duration) int64 {
-	return int64((d + time.Millisecond - 1) / time.Millisecond)
+	ms := d.Milliseconds()
+	if d%time.Millisecond > 0 {
+		ms++
+	}
+	return ms
 }
 
 // ReadStored decodes what PublishCall and ScheduleCall answer. A job that
@@ -84,7 +92,7 @@ type Promoted struct {
 // Promote moves what is due from a sorted set to the stream it goes to.
 // A slot is a set with its bodies, destination and index.
 func Promote(ctx context.Context, rdb redis.UniversalClient, slot Slot, limit int) (Promoted, error) {
-	v, err := Call{promoteScript, []string{slot.Set, slot.Bodies, slot.Dest, slot.IDs}, []any{limit, slot.Place}}.Run(ctx, rdb)
+	v, err := promoteCall(slot, limit).Run(ctx, rdb)
 	if err != nil {
 		return Promoted{}, fmt.Errorf("promote %s: %w", slot.Set, err)
 	}
@@ -102,6 +110,10 @@ func Promote(ctx context.Context, rdb redis.UniversalClient, slot Slot, limit in
 	}
 	p.Now, _ = strconv.ParseInt(now, 10, 64)
 	return p, nil
+}
+
+func promoteCall(slot Slot, limit int) Call {
+	return Call{promoteScript, []string{slot.Set, slot.Bodies, slot.Dest, slot.IDs}, []any{limit, slot.Place}}
 }
 
 // Slot is a sorted set of jobs that wait for their time, and where they go then.
@@ -132,12 +144,7 @@ type Opened struct {
 // Open makes group of the stream, and settles the stream's kind when it has
 // none. With group "" it only settles the kind.
 func Open(ctx context.Context, rdb redis.UniversalClient, k Keys, group, kind string, force bool) (Opened, error) {
-	g := k.Group(group, false)
-	f := "0"
-	if force {
-		f = "1"
-	}
-	v, err := Call{openScript, []string{k.Stream, k.Config, g.Redelivery, g.Suspects}, []any{group, kind, Format, f}}.Run(ctx, rdb)
+	v, err := openCall(k, group, kind, force).Run(ctx, rdb)
 	if err != nil {
 		return Opened{}, err
 	}
@@ -157,6 +164,15 @@ func Open(ctx context.Context, rdb redis.UniversalClient, k Keys, group, kind st
 		return Opened{}, fmt.Errorf("open %s: unexpected answer %v", k.Stream, v)
 	}
 	return Opened{Kind: str(0), Epoch: epoch}, nil
+}
+
+func openCall(k Keys, group, kind string, force bool) Call {
+	g := k.Group(group, false)
+	f := "0"
+	if force {
+		f = "1"
+	}
+	return Call{openScript, []string{k.Stream, k.Config, g.Redelivery, g.Suspects}, []any{group, kind, Format, f}}
 }
 
 // Held names one delivery: the stream it was read from, and whose it is.

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -80,38 +83,65 @@ func ParseOpts(s string) (Opts, error) {
 	if s == "" {
 		return o, nil
 	}
-	if err := json.Unmarshal([]byte(s), &o); err != nil {
-		return Opts{}, fmt.Errorf("opts: %w", err)
-	}
-	if o.Errors < 0 || o.Crashes < 0 || o.Moves < 0 || o.Moves > 1<<31 || o.Bounces < 0 || o.MaxTries < 0 {
-		return Opts{}, errors.New("opts: a counter is out of range")
-	}
-	if b := o.Backoff; b != nil && (b.Delay < 0 || b.Max < 0 || b.Delay > maxMillis || b.Max > maxMillis || b.Factor < 0 || b.Jitter > 1) {
-		return Opts{}, errors.New("opts: a setting of the backoff is out of range")
-	}
-	if o.Due < 0 || o.Expires < 0 || o.Published < 0 || max(o.Due, o.Expires, o.Published) > maxMillis {
-		return Opts{}, errors.New("opts: a time is out of range")
-	}
-	if len(o.ID) > MaxIDLen {
-		return Opts{}, fmt.Errorf("opts: id has %d bytes, at most %d are allowed", len(o.ID), MaxIDLen)
-	}
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(s), &all); err != nil {
 		return Opts{}, fmt.Errorf("opts: %w", err)
 	}
+	var unknown map[string]json.RawMessage
+	folded := false
 	for k, v := range all {
-		if !knownOpts[k] {
-			if o.unknown == nil {
-				o.unknown = make(map[string]json.RawMessage)
-			}
-			o.unknown[k] = v
+		if knownOpts[k] {
+			continue
 		}
+		if unknown == nil {
+			unknown = make(map[string]json.RawMessage)
+		}
+		unknown[k] = v
+		for known := range knownOpts {
+			folded = folded || strings.EqualFold(k, known)
+		}
+	}
+	text := []byte(s)
+	if folded { // encoding/json would take "ID" for "id", and let one overwrite the other
+		maps.DeleteFunc(all, func(k string, _ json.RawMessage) bool { return !knownOpts[k] })
+		text, _ = json.Marshal(all) // came out of a decoder
+	}
+	if err := json.Unmarshal(text, &o); err != nil {
+		return Opts{}, fmt.Errorf("opts: %w", err)
+	}
+	o.unknown = unknown
+	if err := o.check(); err != nil {
+		return Opts{}, err
 	}
 	return o, nil
 }
 
+// check reports what no publisher of ours writes, and arithmetic would not survive.
+func (o Opts) check() error {
+	counters := []int64{int64(o.Errors), int64(o.Crashes), int64(o.Bounces), int64(o.MaxTries), o.Moves}
+	if slices.Min(counters) < 0 || slices.Max(counters) > math.MaxInt32 {
+		return errors.New("opts: a counter is out of range")
+	}
+	if b := o.Backoff; b != nil && (b.Delay < 0 || b.Max < 0 || max(b.Delay, b.Max) > maxDuration || b.Factor < 0 || b.Jitter > 1) {
+		return errors.New("opts: a setting of the backoff is out of range")
+	}
+	if max(o.Timeout, o.KeepResult) > maxDuration {
+		return errors.New("opts: a duration is out of range")
+	}
+	if min(o.Due, o.Expires, o.Published, o.BouncedAt) < 0 || max(o.Due, o.Expires, o.Published, o.BouncedAt) > maxMillis {
+		return errors.New("opts: a time is out of range")
+	}
+	if len(o.ID) > MaxIDLen {
+		return fmt.Errorf("opts: id has %d bytes, at most %d are allowed", len(o.ID), MaxIDLen)
+	}
+	return nil
+}
+
 // maxMillis is the year 9999: beyond it a float64 score and time.Time lose their meaning.
 const maxMillis = 253402300799000
+
+// maxDuration in ms: beyond it a time.Duration overflows.
+const maxDuration = int64(math.MaxInt64 / time.Millisecond)
 
 // String encodes the opts; the zero Opts is the empty string.
 func (o Opts) String() string {

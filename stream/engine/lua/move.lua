@@ -12,7 +12,11 @@ end
 local fields = {}
 for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+local entry = redis.pcall('XADD', KEYS[2], '*', unpack(fields))
+if type(entry) == 'table' then -- the stream takes no entry, as one whose last ID is the greatest there is: the job stays ours
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'FORCE', 'JUSTID')
+  return entry
+end
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
-local entry = redis.call('XADD', KEYS[2], '*', unpack(fields))
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[6] .. ' ' .. entry)
 return entry

@@ -3,16 +3,29 @@
 -- ARGV: 1 group ('' makes none)  2 wanted kind ('' for any)  3 format  4 force (1 takes a foreign stream)
 -- returns {kind, epoch} or {'!', reason, kind, names of groups, entries}
 -- reasons: kind, foreign, second, format
+-- Nothing is written that is there already: at maxmemory XGROUP CREATE is refused, and a worker has to start all the same.
+local function groups_of(key)
+  local names = {}
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    for i = 1, #info, 2 do
+      if info[i] == 'name' then names[#names + 1] = info[i + 1] end
+    end
+  end
+  return names
+end
+local function has_group(key, group)
+  if redis.call('EXISTS', key) == 0 then return false end
+  for _, n in ipairs(groups_of(key)) do
+    if n == group then return true end
+  end
+  return false
+end
 local names = {}
 local len = 0
 local kind_of = redis.call('TYPE', KEYS[1])['ok']
 if kind_of == 'stream' then
   len = redis.call('XLEN', KEYS[1])
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
-    for i = 1, #info, 2 do
-      if info[i] == 'name' then names[#names + 1] = info[i + 1] end
-    end
-  end
+  names = groups_of(KEYS[1])
 elseif kind_of ~= 'none' then
   return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind_of)
 end
@@ -53,8 +66,7 @@ if not kind then redis.call('HSET', KEYS[2], 'kind', want, 'format', ARGV[3]) en
 if ARGV[1] == '' then return {want, '0'} end
 if not exists then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM') end
 for i = 3, 4 do
-  local made = redis.pcall('XGROUP', 'CREATE', KEYS[i], ARGV[1], '0', 'MKSTREAM')
-  if made['err'] and not string.find(made['err'], 'BUSYGROUP', 1, true) then return made end
+  if not has_group(KEYS[i], ARGV[1]) then redis.call('XGROUP', 'CREATE', KEYS[i], ARGV[1], '0', 'MKSTREAM') end
 end
 if not exists or not epoch then
   redis.call('HINCRBY', KEYS[2], 'epoch:' .. ARGV[1], 1)

@@ -8,9 +8,10 @@ local index = redis.call('TYPE', KEYS[4])['ok']
 if index ~= 'none' and index ~= 'hash' then return redis.error_reply('WRONGTYPE ' .. KEYS[4] .. ' is a ' .. index) end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[1])
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 local moved, lost = 0, 0
-for _, id in ipairs(due) do
+for n = 1, #due, 2 do
+  local id, score = due[n], due[n + 1]
   local body = redis.call('HGET', KEYS[2], id)
   local f = {'', '', '', ''}
   if body then
@@ -31,7 +32,12 @@ for _, id in ipairs(due) do
   redis.call('ZREM', KEYS[1], id)
   redis.call('HDEL', KEYS[2], id)
   if body then
-    local entry = redis.call('XADD', KEYS[3], '*', 'type', f[1], 'data', f[2], 'traceparent', f[3], 'opts', f[4])
+    local entry = redis.pcall('XADD', KEYS[3], '*', 'type', f[1], 'data', f[2], 'traceparent', f[3], 'opts', f[4])
+    if type(entry) == 'table' then -- the stream takes no entry, as one whose last ID is the greatest there is: the job stays
+      redis.call('ZADD', KEYS[1], score, id)
+      redis.call('HSET', KEYS[2], id, body)
+      return entry
+    end
     redis.call('HSET', KEYS[4], id, ARGV[2] .. ' ' .. entry)
     moved = moved + 1
   else

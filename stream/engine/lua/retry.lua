@@ -17,6 +17,6 @@ redis.call('ZADD', KEYS[2], due, ARGV[5])
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
 redis.call('HSET', KEYS[4], ARGV[5], 'retrying ' .. due)
 if redis.call('ZRANGE', KEYS[2], 0, 0)[1] == ARGV[5] then
-  redis.call('PUBLISH', ARGV[8], due .. ' ' .. KEYS[2])
+  redis.pcall('PUBLISH', ARGV[8], due .. ' ' .. KEYS[2]) -- a hint: a user without the channel's right loses nothing else
 end
 return tonumber(due)

@@ -28,6 +28,6 @@ redis.call('ZADD', KEYS[1], score, ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[5])
 redis.call('HSET', KEYS[3], ARGV[1], 'scheduled ' .. score .. ' ' .. ARGV[2])
 if redis.call('ZRANGE', KEYS[1], 0, 0)[1] == ARGV[1] then
-  redis.call('PUBLISH', ARGV[6], score .. ' ' .. KEYS[1])
+  redis.pcall('PUBLISH', ARGV[6], score .. ' ' .. KEYS[1]) -- a hint: a user without the channel's right loses nothing else
 end
 return {0, score}

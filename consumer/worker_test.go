@@ -1,0 +1,604 @@
+package consumer_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
+	"github.com/penstock-go/penstock/consumer"
+	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+var ping = stream.Type[int]{Name: "ping"}
+
+func TestEveryJobRunsOnce(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	var book ledger
+	for range 3 {
+		w := newWorker(t, quick(), s)
+		consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+			book.add(fmt.Sprint(job.Data))
+			return nil
+		})
+		run(t, w)
+	}
+	const n = 3000
+	jobs := make([]stream.Job, n)
+	for i := range jobs {
+		jobs[i] = ping.Job(i)
+	}
+	publish(t, s, jobs...)
+	redistest.Wait(t, "all jobs to run", func() bool { return book.total() >= n })
+	idle(t, s)
+	for i := range n {
+		if runs := book.of(fmt.Sprint(i)); runs != 1 {
+			t.Errorf("job %d ran %d times, want once", i, runs)
+		}
+	}
+	if d := depths(t, s); d.Dead != 0 || d.Workers != 3 {
+		t.Errorf("depths = %+v, want no dead letter and 3 workers", d)
+	}
+	if length := rdb.XLen(t.Context(), s.Name()).Val(); length != 0 {
+		t.Errorf("%d entries are left in the stream, want none", length)
+	}
+}
+
+func TestRetriesThenDies(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	w := newWorker(t, quick(), s)
+	var attempts []int
+	var fences []int64
+	var ids []string
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+		attempts, fences, ids = append(attempts, job.Attempt), append(fences, job.Fence), append(ids, job.ID)
+		if job.MaxTries != 3 {
+			t.Errorf("MaxTries = %d, want 3", job.MaxTries)
+		}
+		if job.Attempt == 3 {
+			panic("third time unlucky")
+		}
+		return fmt.Errorf("boom %d", job.Attempt)
+	})
+	stop := run(t, w)
+	job := ping.Job(7)
+	job.Header = map[string]string{"tenant": "blue"}
+	receipt := publish(t, s, job)[0]
+	letter := deadLetters(t, s, 1)[0]
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(attempts, []int{1, 2, 3}) {
+		t.Errorf("attempts = %v, want 1 2 3", attempts)
+	}
+	if !slices.IsSorted(fences) || len(slices.Compact(fences)) != 3 {
+		t.Errorf("fences = %v, want growing ones", fences)
+	}
+	if slices.ContainsFunc(ids, func(id string) bool { return id != receipt.ID }) {
+		t.Errorf("ids = %v, want %s in each run", ids, receipt.ID)
+	}
+	if letter.ID != receipt.ID || letter.Type != "ping" || letter.Reason != "failed" || letter.Attempt != 3 || letter.MaxTries != 3 ||
+		string(letter.Payload) != "7" || letter.Header["tenant"] != "blue" || letter.Worker != w.Name() || letter.Published.IsZero() {
+		t.Errorf("dead letter = %+v", letter)
+	}
+	if letter.Error != "panic: third time unlucky" || !strings.Contains(letter.Stack, "worker_test.go") {
+		t.Errorf("error %q with stack %q, want the panic and where it was", letter.Error, letter.Stack)
+	}
+	if len(letter.History) != 3 || letter.History[0].Error != "boom 1" || letter.History[1].Attempt != 2 || letter.History[0].Started.IsZero() {
+		t.Errorf("history = %+v, want the three runs", letter.History)
+	}
+	if got := w.Stats(); got.Started != 3 || got.Retried != 2 || got.Dead != 1 || got.Panics != 1 || got.Completed != 0 {
+		t.Errorf("stats = %+v", got)
+	}
+}
+
+// TestOutcomes runs one job of each kind of answer and looks where it ends.
+func TestOutcomes(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	type answer struct {
+		name   string
+		job    stream.Job
+		handle func(ctx context.Context, d *consumer.Delivery) error
+		runs   int
+		dead   string // the reason, or "" when the job completes
+		errHas string
+	}
+	errPlain := errors.New("no luck")
+	twice := func(first error) func(context.Context, *consumer.Delivery) error {
+		var n atomic.Int32
+		return func(context.Context, *consumer.Delivery) error {
+			if n.Add(1) == 1 {
+				return first
+			}
+			return nil
+		}
+	}
+	for _, tc := range []answer{
+		{name: "completes", runs: 1, handle: func(context.Context, *consumer.Delivery) error { return nil }},
+		{name: "retry after", runs: 2, handle: twice(consumer.RetryAfter(errPlain, time.Millisecond))},
+		{name: "wrapped retry after", runs: 2, handle: twice(fmt.Errorf("ctx: %w", consumer.RetryAfter(errPlain, 0)))},
+		{name: "permanent", runs: 1, dead: "permanent", errHas: "no luck", handle: func(context.Context, *consumer.Delivery) error { return consumer.Permanent(errPlain) }},
+		{name: "one try", job: stream.Job{MaxTries: 1}, runs: 1, dead: "failed", handle: func(context.Context, *consumer.Delivery) error { return errPlain }},
+		{name: "goexit", job: stream.Job{MaxTries: 2}, runs: 2, dead: "failed", errHas: "Goexit", handle: func(context.Context, *consumer.Delivery) error { runtime.Goexit(); return nil }},
+		{name: "an error that panics", job: stream.Job{MaxTries: 1}, runs: 1, dead: "failed", errHas: "panics", handle: func(context.Context, *consumer.Delivery) error { var e *nilError; return e }},
+		{name: "times out", job: stream.Job{Timeout: 5 * time.Millisecond, MaxTries: 1}, runs: 1, dead: "failed", errHas: "job timed out", handle: func(ctx context.Context, _ *consumer.Delivery) error {
+			<-ctx.Done()
+			if !errors.Is(context.Cause(ctx), consumer.ErrTimeout) || ctx.Err() != context.DeadlineExceeded { //nolint:errorlint // the contract of context.Context
+				return consumer.Permanent(errors.New("wrong cause"))
+			}
+			return ctx.Err()
+		}},
+		{name: "takes more time", job: stream.Job{Timeout: 20 * time.Millisecond, MaxTries: 1}, runs: 1, handle: func(ctx context.Context, d *consumer.Delivery) error {
+			d.SetTimeout(time.Hour)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(60 * time.Millisecond):
+				return nil
+			}
+		}},
+		{name: "finishes late", job: stream.Job{Timeout: time.Millisecond}, runs: 1, handle: func(ctx context.Context, _ *consumer.Delivery) error { <-ctx.Done(); return nil }},
+		{name: "expired", job: stream.Job{ExpiresAt: time.Now().Add(-time.Minute)}, runs: 0, dead: "expired", handle: func(context.Context, *consumer.Delivery) error { return nil }},
+		{name: "in time", job: stream.Job{ExpiresAt: time.Now().Add(time.Hour)}, runs: 1, handle: func(context.Context, *consumer.Delivery) error { return nil }},
+		{name: "wrong payload", job: stream.Job{Type: "ping", Data: []byte(`"seven"`)}, runs: 0, dead: "undecodable", errHas: "payload of ping"},
+		{name: "own backoff", job: stream.Job{Backoff: stream.Backoff{Delay: time.Millisecond}}, runs: 2, handle: twice(errPlain)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStream(t, rdb, stream.Config{})
+			cfg := quick()
+			if strings.Contains(tc.name, "own backoff") {
+				cfg.Backoff.Delay = time.Hour
+			}
+			w := newWorker(t, cfg, s)
+			var runs atomic.Int32
+			consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { runs.Add(1); return nil })
+			w.HandleOther(func(ctx context.Context, d *consumer.Delivery) error {
+				runs.Add(1)
+				return tc.handle(ctx, d)
+			})
+			run(t, w)
+			if tc.job.Type == "" {
+				tc.job.Type = "any"
+			}
+			id := publish(t, s, tc.job)[0].ID
+			if tc.dead == "" {
+				redistest.Wait(t, "the job to complete", func() bool { return w.Stats().Completed == 1 })
+			} else {
+				letter := deadLetters(t, s, 1)[0]
+				if letter.ID != id || letter.Reason != tc.dead || !strings.Contains(letter.Error, tc.errHas) {
+					t.Errorf("dead letter = %+v, want %s for reason %q with %q", letter, id, tc.dead, tc.errHas)
+				}
+			}
+			idle(t, s)
+			if int(runs.Load()) != tc.runs {
+				t.Errorf("%d runs, want %d", runs.Load(), tc.runs)
+			}
+		})
+	}
+}
+
+type nilError struct{ text string }
+
+func (e *nilError) Error() string { return e.text }
+
+// TestIDStaysTakenForAWhile: a publisher that repeats itself after a lost answer must not store the job again.
+func TestIDStaysTakenForAWhile(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	w := newWorker(t, quick(), s)
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+		if job.Attempt == 1 {
+			return errors.New("once more") // so that the plain job has a place in ids too
+		}
+		return nil
+	})
+	run(t, w)
+	job := ping.Job(1)
+	job.ID = "invoice-7"
+	publish(t, s, job, ping.Job(2))
+	redistest.Wait(t, "both jobs", func() bool { return w.Stats().Completed == 2 })
+	receipt, err := s.Publish(t.Context(), job)
+	if err != nil || !receipt.Duplicate || receipt.State != stream.Completed {
+		t.Errorf("published again: %+v %v, want a duplicate of a completed job", receipt, err)
+	}
+	keys, err := redistest.Keys(t.Context(), rdb, s.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records []string
+	for _, key := range keys {
+		if strings.Contains(key, ":job:") {
+			records = append(records, key)
+		}
+		if strings.HasSuffix(key, ":ids") {
+			t.Errorf("%s is left behind: %v", key, rdb.HGetAll(t.Context(), key).Val())
+		}
+	}
+	if len(records) != 1 || !strings.HasSuffix(records[0], ":job:invoice-7") {
+		t.Errorf("records = %v, want one of invoice-7 alone", records)
+	} else if ttl := rdb.TTL(t.Context(), records[0]).Val(); ttl < 30*time.Second || ttl > time.Hour {
+		t.Errorf("the record stays for %s, want about a minute", ttl)
+	}
+}
+
+func TestSnoozeCostsNoTry(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	var attempts []int
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+		if attempts = append(attempts, job.Attempt); len(attempts) < 6 {
+			return consumer.Snooze(time.Millisecond)
+		}
+		return nil
+	})
+	stop := run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the job to complete", func() bool { return w.Stats().Completed == 1 })
+	_ = stop()
+	if !slices.Equal(attempts, []int{1, 1, 1, 1, 1, 1}) {
+		t.Errorf("attempts = %v, want six first ones", attempts)
+	}
+}
+
+func TestRetryIsNotEarly(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	var at []time.Time
+	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error {
+		if at = append(at, time.Now()); len(at) == 1 {
+			return consumer.RetryAfter(errors.New("busy"), 150*time.Millisecond)
+		}
+		return nil
+	})
+	stop := run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the second run", func() bool { return w.Stats().Completed == 1 })
+	_ = stop()
+	if pause := at[1].Sub(at[0]); pause < 150*time.Millisecond {
+		t.Errorf("the second run came after %s, want at least 150ms", pause)
+	}
+}
+
+func TestUnknownTypeWaitsForAWorkerThatKnowsIt(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	old := newWorker(t, quick(), s)
+	consumer.Handle(old, stream.Type[int]{Name: "other"}, func(context.Context, *consumer.Job[int]) error { return nil })
+	stop := run(t, old)
+	id := publish(t, s, ping.Job(1))[0].ID
+	redistest.Wait(t, "the job to bounce", func() bool { return old.Stats().Bounced > 0 })
+	if d := depths(t, s); d.Dead != 0 || d.Retrying != 1 {
+		t.Errorf("depths = %+v, want the job parked", d)
+	}
+	_ = stop()
+	w := newWorker(t, quick(), s)
+	got := make(chan *consumer.Job[int], 1)
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error { got <- job; return nil })
+	run(t, w)
+	select {
+	case job := <-got:
+		if job.ID != id || job.Attempt != 1 {
+			t.Errorf("job %s in attempt %d, want %s in its first", job.ID, job.Attempt, id)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the job never came back")
+	}
+}
+
+func TestUnknownTypeDiesInTheEnd(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	cfg := quick()
+	cfg.UnknownType = 10 * time.Millisecond
+	w := newWorker(t, cfg, s)
+	run(t, w)
+	publish(t, s, ping.Job(1))
+	if letter := deadLetters(t, s, 1)[0]; letter.Reason != "unknown type" || letter.Attempt != 0 || string(letter.Payload) != "1" {
+		t.Errorf("dead letter = %+v, want an unknown type that cost no try", letter)
+	}
+}
+
+func TestNewerFormatBounces(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	w := newWorker(t, quick(), s)
+	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error {
+		t.Error("a job of a newer format ran")
+		return nil
+	})
+	run(t, w)
+	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"type", "ping", "data", "1", "traceparent", "", "opts", `{"v":99,"zz":[1,2]}`}})
+	redistest.Wait(t, "the job to bounce", func() bool { return w.Stats().Bounced > 0 })
+	bodies := rdb.HVals(t.Context(), "{"+s.Name()+"}:g:"+group+":retrying:jobs").Val()
+	if len(bodies) != 1 || !strings.Contains(bodies[0], `"zz":[1,2]`) || !strings.Contains(bodies[0], `"v":99`) {
+		t.Errorf("parked as %q, want what this build does not know kept", bodies)
+	}
+}
+
+func TestBrokenOptsAreKeptAsTheyAre(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	w := newWorker(t, quick(), s)
+	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { return nil })
+	run(t, w)
+	for _, opts := range []string{`{`, `{"err":-5}`, `[]`, `{"f":1e99}`, `"x"`} {
+		rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"type", "ping", "data", "1", "traceparent", "", "opts", opts}})
+	}
+	for _, letter := range deadLetters(t, s, 5) {
+		if letter.Reason != "undecodable" || !strings.Contains(letter.Error, "opts") {
+			t.Errorf("dead letter = %+v, want undecodable opts", letter)
+		}
+	}
+	idle(t, s)
+}
+
+func TestForeignEntries(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	w := newWorker(t, quick(), s)
+	got := make(chan consumer.Delivery, 8)
+	w.HandleOther(func(_ context.Context, d *consumer.Delivery) error {
+		if d.Attempt == 1 {
+			return errors.New("once more") // its fields have to survive the detour
+		}
+		got <- *d
+		return nil
+	})
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+		got <- *job.Delivery
+		return nil
+	})
+	run(t, w)
+	redistest.Wait(t, "the group", func() bool { return w.Health().Ready })
+	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"sku", "A-1", "raw", "\x00\xff", "sku", "again"}})
+	d := <-got
+	if d.Type != "" || d.Fields["raw"] != "\x00\xff" || d.Fields["sku"] != "again" || d.Attempt != 2 {
+		t.Errorf("delivery = %+v, want all fields", d)
+	}
+	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"type", "ping", "data", "42"}})
+	if d := <-got; d.Type != "ping" || string(d.Payload) != "42" {
+		t.Errorf("delivery = %+v, want the type's own handler", d)
+	}
+	idle(t, s)
+}
+
+func TestMiddlewareOrder(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	var calls []string
+	mark := func(name string) consumer.Middleware {
+		return func(next consumer.Handler) consumer.Handler {
+			return func(ctx context.Context, d *consumer.Delivery) error {
+				calls = append(calls, name)
+				defer func() { calls = append(calls, "/"+name) }()
+				return next(ctx, d)
+			}
+		}
+	}
+	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { calls = append(calls, "h"); return nil })
+	w.Use(mark("a"), mark("b"))
+	stop := run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the job", func() bool { return w.Stats().Completed == 1 })
+	_ = stop()
+	if got := strings.Join(calls, " "); got != "a b h /b /a" {
+		t.Errorf("calls = %s, want a outermost", got)
+	}
+}
+
+func TestHandleResultIsAccepted(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	consumer.HandleResult(w, ping, func(_ context.Context, job *consumer.Job[int]) (string, error) {
+		if job.Attempt == 1 {
+			return "", errors.New("no")
+		}
+		return "yes", nil
+	})
+	run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the job", func() bool { return w.Stats().Completed == 1 && w.Stats().Retried == 1 })
+}
+
+func TestEventsReachEveryGroup(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{Kind: stream.KindEvents})
+	var books [2]ledger
+	for i, name := range []string{"billing", "search"} {
+		w, err := consumer.New(name, quick(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+			books[i].add(job.ID)
+			if i == 0 && job.Data == 3 && job.Attempt == 1 {
+				return errors.New("only here")
+			}
+			return nil
+		})
+		run(t, w)
+	}
+	var ids []string
+	for i := range 20 {
+		ids = append(ids, publish(t, s, ping.Job(i))[0].ID)
+	}
+	redistest.Wait(t, "both groups", func() bool { return books[0].total() == 21 && books[1].total() == 20 })
+	if books[0].of(ids[3]) != 2 || books[1].of(ids[3]) != 1 {
+		t.Errorf("the failed job ran %d and %d times, want 2 in its own group and 1 in the other", books[0].of(ids[3]), books[1].of(ids[3]))
+	}
+	if n := rdb.XLen(t.Context(), s.Name()).Val(); n != 20 {
+		t.Errorf("%d entries, want all 20 kept", n)
+	}
+}
+
+func TestEarlierStreamsFirst(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	high, low := newStream(t, rdb, stream.Config{}), newStream(t, rdb, stream.Config{})
+	var order []string
+	cfg := quick()
+	cfg.MaxJobs = 1
+	w := newWorker(t, cfg, high, low)
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+		order = append(order, job.Stream)
+		return nil
+	})
+	for i := range 200 {
+		publish(t, low, ping.Job(i))
+	}
+	for i := range 200 {
+		publish(t, high, ping.Job(i))
+	}
+	stop := run(t, w)
+	redistest.Wait(t, "all jobs", func() bool { return w.Stats().Completed == 400 })
+	_ = stop()
+	// A few of the later stream's may have been read with the first of the earlier one's.
+	first := 0
+	for _, name := range order[:200] {
+		if name == high.Name() {
+			first++
+		}
+	}
+	if first < 150 {
+		t.Errorf("%d of the first 200 runs were of the earlier stream, want nearly all", first)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t)
+	s := newStream(t, rdb, stream.Config{})
+	run(t, newWorker(t, quick(), s))
+	redistest.Wait(t, "the first group", func() bool {
+		d, err := s.Describe(t.Context())
+		return err == nil && d.Kind == stream.KindQueue
+	})
+	second, err := consumer.New("search", quick(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Run(t.Context()); !errors.Is(err, stream.ErrKind) || !strings.Contains(err.Error(), group) {
+		t.Errorf("a queue's second group: %v, want ErrKind naming the first", err)
+	}
+	foreign := newStream(t, rdb, stream.Config{})
+	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: foreign.Name(), Values: []any{"a", "b"}})
+	if err := newWorker(t, quick(), foreign).Run(t.Context()); !errors.Is(err, stream.ErrKind) {
+		t.Errorf("a foreign stream: %v, want ErrKind", err)
+	}
+	wrong := newStream(t, rdb, stream.Config{})
+	rdb.Set(t.Context(), wrong.Name(), "x", 0)
+	if err := newWorker(t, quick(), wrong).Run(t.Context()); err == nil || !strings.Contains(err.Error(), wrong.Name()) {
+		t.Errorf("a string key: %v, want an error that names it", err)
+	}
+	newer := newStream(t, rdb, stream.Config{})
+	rdb.HSet(t.Context(), "{"+newer.Name()+"}:config", "kind", "queue", "format", engine.Format+1)
+	if err := newWorker(t, quick(), newer).Run(t.Context()); !errors.Is(err, stream.ErrNewerFormat) {
+		t.Errorf("a newer stream: %v, want ErrNewerFormat", err)
+	}
+}
+
+func TestConfigFaultsAllAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	_, err := consumer.New("a:b", consumer.Config{MaxJobs: -1, Timeout: -5, MaxTries: -1, Backoff: consumer.Backoff{Factor: 0.5},
+		Types: map[string]consumer.TypeConfig{"x": {MaxTries: -2}}}, s, s)
+	for _, want := range []string{"a:b", "MaxJobs", "Timeout", "MaxTries", "Backoff.Factor", `Types["x"].MaxTries`, "twice"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not name %s", err, want)
+		}
+	}
+	if !errors.Is(err, stream.ErrInvalid) {
+		t.Error("the error is no ErrInvalid")
+	}
+}
+
+func TestHandlersMustBeSetBeforeRun(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	h := func(context.Context, *consumer.Job[int]) error { return nil }
+	consumer.Handle(w, ping, h)
+	mustPanic(t, "a type taken", func() { consumer.Handle(w, ping, h) })
+	mustPanic(t, "a batch of 0", func() {
+		consumer.HandleBatch(w, stream.Type[int]{Name: "b"}, 0, func(context.Context, []*consumer.Job[int]) []error { return nil })
+	})
+	run(t, w)
+	redistest.Wait(t, "the worker", func() bool { return w.Health().Ready })
+	mustPanic(t, "a running worker", func() { consumer.Handle(w, stream.Type[int]{Name: "late"}, h) })
+	if err := w.Run(t.Context()); err == nil {
+		t.Error("a second Run did not fail")
+	}
+}
+
+func mustPanic(t *testing.T, what string, f func()) {
+	t.Helper()
+	defer func() {
+		if recover() == nil {
+			t.Errorf("%s: no panic", what)
+		}
+	}()
+	f()
+}
+
+func TestProgressIsSeen(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	release := make(chan struct{})
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
+		job.Progress(0.5, "half way")
+		<-release
+		return nil
+	})
+	run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the progress", func() bool {
+		r := w.Running()
+		return len(r) == 1 && r[0].Progress == 0.5 && r[0].Note == "half way" && r[0].Type == "ping"
+	})
+	close(release)
+}
+
+func TestRawPayloads(t *testing.T) {
+	t.Parallel()
+	s := newStream(t, redistest.Client(t), stream.Config{})
+	w := newWorker(t, quick(), s)
+	got := make(chan string, 2)
+	consumer.Handle(w, stream.Type[[]byte]{Name: "bytes"}, func(_ context.Context, job *consumer.Job[[]byte]) error { got <- string(job.Data); return nil })
+	consumer.Handle(w, stream.Type[json.RawMessage]{Name: "raw"}, func(_ context.Context, job *consumer.Job[json.RawMessage]) error { got <- string(job.Data); return nil })
+	run(t, w)
+	publish(t, s, stream.Job{Type: "bytes", Data: []byte("\x00\x01")})
+	if g := <-got; g != "\x00\x01" {
+		t.Errorf("got %q", g)
+	}
+	publish(t, s, stream.Job{Type: "raw", Data: json.RawMessage(`{"a":1}`)})
+	if g := <-got; g != `{"a":1}` {
+		t.Errorf("got %q", g)
+	}
+}

@@ -1,0 +1,291 @@
+package stream_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
+	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// behind returns a stream over a proxy, on a client with go-redis's own
+// MaxRetries, and a client that goes to the server directly.
+func behind(t *testing.T, cfg stream.Config) (*stream.Stream, *redistest.Proxy, *redis.Client) {
+	t.Helper()
+	opt := redistest.Options(t)
+	p := redistest.NewProxy(t, opt.Addr)
+	opt.Addr = p.Addr()
+	opt.DialerRetries, opt.DialerRetryTimeout = 1, time.Millisecond // a refused connection is refused at once
+	rdb := redistest.Connect(t, opt)
+	if rdb.Options().MaxRetries != 3 {
+		t.Fatalf("the client retries %d times: no test of go-redis's default", rdb.Options().MaxRetries)
+	}
+	return over(t, rdb, redistest.Name(t), cfg), p, redistest.Client(t)
+}
+
+func TestLostReplyPlain(t *testing.T) {
+	t.Parallel()
+	s, p, direct := behind(t, stream.Config{})
+	p.LoseReplies("XADD", 1)
+	r, err := s.Publish(t.Context(), stream.Job{Type: "a"})
+	if !errors.Is(err, stream.ErrAmbiguous) || errors.Is(err, stream.ErrUnavailable) {
+		t.Errorf("receipt %+v, error %v, want ErrAmbiguous", r, err)
+	}
+	if n := length(t, direct, s.Name()); n != 1 || p.Lost() != 1 {
+		t.Errorf("%d entries after %d lost replies: it was sent again", n, p.Lost())
+	}
+}
+
+func TestLostReplyPublishAll(t *testing.T) {
+	t.Parallel()
+	s, p, direct := behind(t, stream.Config{})
+	p.LoseReplies("XADD", 1)
+	receipts, err := s.PublishAll(t.Context(), []stream.Job{{Type: "a"}, {Type: "b"}, {Type: "c", ID: "c"}, {Type: "d", Delay: time.Hour}})
+	if !errors.Is(err, stream.ErrAmbiguous) || !strings.Contains(err.Error(), "2 of 4") {
+		t.Errorf("error %v, want ErrAmbiguous for 2 of 4", err)
+	}
+	for i, r := range receipts {
+		if want := i < 2; errors.Is(r.Err, stream.ErrAmbiguous) != want {
+			t.Errorf("job %d: %+v", i, r)
+		}
+	}
+	if n := length(t, direct, s.Name()); n != 3 {
+		t.Errorf("%d entries, want 3", n)
+	}
+}
+
+func TestLostReplyWithID(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		job   stream.Job
+		state stream.State
+	}{
+		"immediate": {stream.Job{Type: "a", ID: "x"}, stream.Waiting},
+		"deferred":  {stream.Job{Type: "a", ID: "x", Delay: time.Hour}, stream.Scheduled},
+		"unnamed":   {stream.Job{Type: "a", Delay: time.Hour}, stream.Scheduled},
+	} {
+		for _, many := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", name, many), func(t *testing.T) {
+				t.Parallel()
+				s, p, direct := behind(t, stream.Config{})
+				// the script is known, so that its first run is EVALSHA
+				publish(t, over(t, direct, redistest.Name(t), stream.Config{}), c.job)
+				p.LoseReplies("EVALSHA", 2)
+				var r stream.Receipt
+				var err error
+				if many {
+					var all []stream.Receipt
+					if all, err = s.PublishAll(t.Context(), []stream.Job{c.job}); err == nil {
+						r = all[0]
+					}
+				} else {
+					r, err = s.Publish(t.Context(), c.job)
+				}
+				if err != nil || r.Duplicate || r.State != c.state || r.ID == "" || c.job.ID != "" && r.ID != "x" {
+					t.Errorf("receipt %+v, %v", r, err)
+				}
+				if (c.state == stream.Scheduled) == r.Due.IsZero() {
+					t.Errorf("due %s", r.Due)
+				}
+				keys := engine.NewKeys(s.Name())
+				if n := length(t, direct, s.Name()) + direct.ZCard(t.Context(), keys.Scheduled).Val(); n != 1 || p.Lost() != 2 {
+					t.Errorf("%d jobs after %d lost replies", n, p.Lost())
+				}
+			})
+		}
+	}
+}
+
+// TestLostReplyToTheEnd: when no reply ever comes, a job with an ID is ambiguous as well, within its deadline.
+func TestLostReplyToTheEnd(t *testing.T) {
+	t.Parallel()
+	s, p, direct := behind(t, stream.Config{PublishTimeout: 200 * time.Millisecond})
+	publish(t, over(t, direct, redistest.Name(t), stream.Config{}), stream.Job{Type: "a", ID: "x"}) // the script is known
+	p.LoseReplies("EVAL", 1000)
+	if _, err := s.Publish(t.Context(), stream.Job{Type: "a", ID: "x"}); !errors.Is(err, stream.ErrAmbiguous) {
+		t.Errorf("error %v, want ErrAmbiguous", err)
+	}
+	all, err := s.PublishAll(t.Context(), []stream.Job{{Type: "a", ID: "y"}, {Type: "a", ID: "z"}})
+	if !errors.Is(err, stream.ErrAmbiguous) || !errors.Is(all[1].Err, stream.ErrAmbiguous) {
+		t.Errorf("receipts %+v, error %v, want ErrAmbiguous", all, err)
+	}
+	if n := length(t, direct, s.Name()); n != 3 {
+		t.Errorf("%d entries, want one a job", n)
+	}
+}
+
+func TestUnavailableStoresNothing(t *testing.T) {
+	t.Parallel()
+	s, p, direct := behind(t, stream.Config{PublishTimeout: 300 * time.Millisecond})
+	p.Refuse()
+	jobs := []stream.Job{{Type: "a"}, {Type: "a", ID: "x"}, {Type: "a", Delay: time.Hour}}
+	for _, job := range jobs {
+		if _, err := s.Publish(t.Context(), job); !errors.Is(err, stream.ErrUnavailable) || errors.Is(err, stream.ErrAmbiguous) {
+			t.Errorf("%+v: %v, want ErrUnavailable", job, err)
+		}
+	}
+	all, err := s.PublishAll(t.Context(), jobs)
+	for i, r := range all {
+		if !errors.Is(r.Err, stream.ErrUnavailable) || errors.Is(r.Err, stream.ErrAmbiguous) {
+			t.Errorf("job %d of PublishAll: %v, want ErrUnavailable", i, r.Err)
+		}
+	}
+	if !errors.Is(err, stream.ErrUnavailable) {
+		t.Errorf("PublishAll: %v", err)
+	}
+	if keys, err := redistest.Keys(t.Context(), direct, s.Name()); err != nil || len(keys) > 0 {
+		t.Errorf("stored all the same: %v, %v", keys, err)
+	}
+	if _, err := s.Describe(t.Context()); !errors.Is(err, stream.ErrUnavailable) {
+		t.Errorf("Describe: %v", err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Forward(); err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range jobs {
+		if _, err := s.Publish(cancelled, job); !errors.Is(err, stream.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+			t.Errorf("under a cancelled context: %v", err)
+		}
+	}
+	publish(t, s, jobs...) // and all is well again
+}
+
+// TestDefaultDeadline: a Redis that accepts and never answers costs PublishTimeout, not for ever.
+func TestDefaultDeadline(t *testing.T) {
+	t.Parallel()
+	for name, job := range map[string]stream.Job{"plain": {Type: "a"}, "script": {Type: "a", ID: "x"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			opt := redistest.Options(t)
+			p := redistest.NewProxy(t, opt.Addr)
+			opt.Addr, opt.ContextTimeoutEnabled = p.Addr(), true
+			s := over(t, redistest.Connect(t, opt), redistest.Name(t), stream.Config{PublishTimeout: 150 * time.Millisecond})
+			publish(t, s, job)
+			p.Hang()
+			job.ID += "2"
+			if name == "plain" {
+				job.ID = ""
+			}
+			begin := time.Now()
+			_, err := s.Publish(t.Context(), job)
+			if took := time.Since(begin); !errors.Is(err, stream.ErrAmbiguous) || took < 100*time.Millisecond || took > 2*time.Second {
+				t.Errorf("after %s: %v", took, err)
+			}
+			if err := p.Forward(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// TestCombiner: many callers share pipelines, and each gets its own job's answer.
+func TestCombiner(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	const callers, each = 64, 20
+	ids := make([][]string, callers)
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range each {
+				r, err := s.Publish(t.Context(), stream.Job{Type: "n", Data: fmt.Sprintf("%d/%d", c, i)})
+				if err != nil {
+					t.Error(err)
+				}
+				ids[c] = append(ids[c], r.ID)
+			}
+		})
+	}
+	wg.Wait()
+	msgs, err := rdb.XRange(t.Context(), s.Name(), "-", "+").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := make(map[string]string, len(msgs))
+	for _, m := range msgs {
+		stored[m.ID], _ = m.Values["data"].(string)
+	}
+	if len(msgs) != callers*each {
+		t.Errorf("%d stored, want %d", len(msgs), callers*each)
+	}
+	for c := range callers {
+		for i, id := range ids[c] {
+			if want := fmt.Sprintf("%q", fmt.Sprintf("%d/%d", c, i)); stored[id] != want {
+				t.Fatalf("caller %d got the ID of %s for its job %s", c, stored[id], want)
+			}
+		}
+	}
+}
+
+// TestCombinerUnderLoss: a lost reply in a shared pipeline makes each of its
+// jobs ambiguous and stores it once; a caller that gave up before its job was sent stored nothing.
+func TestCombinerUnderLoss(t *testing.T) {
+	t.Parallel()
+	s, p, direct := behind(t, stream.Config{})
+	publish(t, s, stream.Job{Type: "warm"})
+	p.Hang() // so that callers pile up behind the first ones
+	const callers = 64
+	var mu sync.Mutex
+	results := make(map[string]error)
+	record := func(data string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		results[data] = err
+	}
+	var wg, impatient sync.WaitGroup
+	caller := func(wg *sync.WaitGroup, ctx context.Context, data string) {
+		wg.Go(func() {
+			_, err := s.Publish(ctx, stream.Job{Type: "n", Data: []byte(data)})
+			record(data, err)
+		})
+	}
+	giveUp, cancel := context.WithCancelCause(t.Context())
+	for i := range callers {
+		caller(&wg, t.Context(), fmt.Sprintf("patient-%d", i))
+	}
+	redistest.Wait(t, "callers queue up", func() bool { return s.Queued() >= callers-8 })
+	for i := range 10 {
+		caller(&impatient, giveUp, fmt.Sprintf("impatient-%d", i))
+	}
+	redistest.Wait(t, "impatient callers queue up", func() bool { return s.Queued() >= callers-8+10 })
+	gone := errors.New("gone home")
+	cancel(gone)
+	impatient.Wait()
+	p.LoseReplies("XADD", 1000)
+	if err := p.Forward(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	p.LoseReplies("", 0)
+
+	stored := make(map[string]int)
+	for _, m := range direct.XRange(t.Context(), s.Name(), "-", "+").Val() {
+		data, _ := m.Values["data"].(string)
+		stored[data]++
+	}
+	for data, err := range results {
+		if strings.HasPrefix(data, "impatient") {
+			if !errors.Is(err, stream.ErrUnavailable) || !errors.Is(err, gone) || stored[data] != 0 {
+				t.Errorf("%s: %v, stored %d times", data, err, stored[data])
+			}
+		} else if !errors.Is(err, stream.ErrAmbiguous) || stored[data] != 1 {
+			t.Errorf("%s: %v, stored %d times", data, err, stored[data])
+		}
+	}
+	if len(results) != callers+10 || s.Queued() != 0 {
+		t.Errorf("%d of %d callers heard, %d wait", len(results), callers+10, s.Queued())
+	}
+	if _, err := s.Publish(t.Context(), stream.Job{Type: "a"}); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
