@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// ErrNotFound: neither redis-server nor valkey-server is installed.
+// ErrNotFound means that neither redis-server nor valkey-server is installed.
 var ErrNotFound = errors.New("no redis-server or valkey-server on PATH: install one (Debian: apt-get install redis-server, macOS: brew install redis)")
 
 const (
@@ -79,7 +79,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, port: cfg.Port}
-	return s, s.start(ctx)
+	if err := s.start(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 func privateDir(dir string) error {
@@ -198,7 +201,7 @@ func (s *Server) await(ctx context.Context, c *child) (string, error) {
 
 // ask sends one command on a connection of its own. (A go-redis client logs each attempt that fails.)
 func (s *Server) ask(ctx context.Context, command string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", s.Addr())
 	if err != nil {

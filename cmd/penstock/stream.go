@@ -1,0 +1,294 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+
+	"github.com/penstock-go/penstock/stream"
+)
+
+func (a *app) streamCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "stream ls|show|create",
+		Short: "List, show and declare streams",
+		Long: `List, show and declare streams.
+
+A queue has one group of workers, and an entry is deleted as it completes. An
+events stream has any number of groups, and each gets every entry.`,
+		Example: "  penstock stream show orders\n  penstock stream create audit --kind events",
+		Args:    args(cobra.NoArgs),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.streamLsCommand(), a.streamShowCommand(), a.streamCreateCommand())
+	return cmd
+}
+
+func (a *app) streamLsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls",
+		Short: "List the streams of this Redis",
+		Long: `List the streams of this Redis: those that had a worker or a deferred job, or
+that were declared. With --json, one object a line.`,
+		Example: "  penstock stream ls\n  penstock stream ls --json | jq -r .name",
+		Args:    args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			rdb, err := a.client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer rdb.Close() //nolint:errcheck // nothing is left to do about it
+			return a.listStreams(cmd.Context(), rdb)
+		},
+	}
+}
+
+func (a *app) listStreams(ctx context.Context, rdb redis.UniversalClient) error {
+	rctx, cancel := a.requestContext(ctx)
+	names, err := stream.Names(rctx, rdb)
+	cancel()
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	for _, name := range names {
+		s, err := stream.New(rdb, name, stream.Config{PublishTimeout: a.timeout})
+		if err != nil {
+			return fmt.Errorf("the registry of streams (the set penstock:streams) names one that cannot be: %w", err)
+		}
+		d, err := s.Describe(ctx)
+		switch {
+		case err != nil:
+			return err
+		case a.json:
+			if err := a.printJSON(d); err != nil {
+				return err
+			}
+		default:
+			rows = append(rows, []string{name, kindText(d), count(d.Entries), count(d.Scheduled), strings.Join(d.Groups, ", ")})
+		}
+	}
+	switch {
+	case a.json:
+		return nil
+	case len(rows) == 0:
+		return a.printf("no streams yet: one is listed here once it has a worker or a deferred job\n")
+	}
+	return a.table([]string{"NAME", "KIND", "ENTRIES", "SCHEDULED", "GROUPS"}, rows)
+}
+
+func kindText(d stream.Description) string {
+	if d.Kind == stream.KindAny {
+		return "undeclared"
+	}
+	return string(d.Kind)
+}
+
+func (a *app) streamShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show STREAM",
+		Short: "Show a stream and the depths of its groups",
+		Long: `Show a stream and how many jobs of each of its groups are where.
+
+  WAITING    not yet read by the group, those that came back to it included
+  ACTIVE     a worker has them
+  SCHEDULED  deferred, not yet due; of the stream, whatever the group
+  RETRYING   failed or snoozed, not yet due again
+  DEAD       dead letters: penstock dead ls STREAM GROUP
+  OLDEST     the age of the job that waits longest
+  WORKERS    consumers of the group`,
+		Example: "  penstock stream show orders\n  penstock stream show orders --json | jq '.groups[].waiting'",
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			return a.withStream(cmd.Context(), list[0], stream.Config{}, a.showStream)
+		},
+	}
+}
+
+// groupDepths is a group as `stream show --json` writes it.
+type groupDepths struct {
+	Name    string `json:"name"`
+	Foreign bool   `json:"foreign,omitempty"` // made by another program: its depths are not known
+	stream.Depths
+}
+
+func (a *app) showStream(ctx context.Context, s *stream.Stream) error {
+	d, err := s.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	if d.Kind == stream.KindAny && d.Entries == 0 && d.Scheduled == 0 && len(d.Groups) == 0 {
+		return fmt.Errorf("stream %s: %w", s.Name(), stream.ErrNotFound)
+	}
+	groups := []groupDepths{}
+	for _, name := range d.Groups {
+		depths, err := s.Group(name).Depths(ctx)
+		foreign := errors.Is(err, stream.ErrNotFound) || errors.Is(err, stream.ErrInvalid) // a name of ours or none
+		if err != nil && !foreign {
+			return err
+		}
+		groups = append(groups, groupDepths{name, foreign, depths})
+	}
+	if a.json {
+		return a.printJSON(struct {
+			stream.Description
+			Groups []groupDepths `json:"groups"`
+		}{d, groups})
+	}
+	if err := a.printf("stream  %s  %s\n", a.color(bold, s.Name()), describeStream(d)); err != nil {
+		return err
+	}
+	if len(groups) == 0 {
+		return a.printf("no groups: the first worker makes one\n")
+	}
+	rows := make([][]string, len(groups))
+	for i, g := range groups {
+		rows[i] = g.row()
+	}
+	return a.table([]string{"GROUP", "WAITING", "ACTIVE", "SCHEDULED", "RETRYING", "DEAD", "OLDEST", "WORKERS"}, rows)
+}
+
+func (g groupDepths) row() []string {
+	if g.Foreign {
+		return []string{g.Name + " (foreign)", "–", "–", "–", "–", "–", "–", "–"}
+	}
+	oldest := "–"
+	if g.Oldest > 0 {
+		oldest = short(g.Oldest)
+	}
+	return []string{g.Name, count(g.Waiting), count(g.Active), count(g.Scheduled), count(g.Retrying), count(g.Dead), oldest, count(g.Workers)}
+}
+
+// describeStream is what `stream show` and `stream create` say of a stream in a line.
+func describeStream(d stream.Description) string {
+	parts := []string{kindText(d)}
+	if d.Format > 0 {
+		parts = append(parts, fmt.Sprintf("format %d", d.Format))
+	}
+	entries := count(d.Entries) + " entries"
+	if d.Entries == 1 {
+		entries = "1 entry"
+	}
+	parts = append(parts, entries)
+	if d.Bytes > 0 {
+		parts = append(parts, size(d.Bytes))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (a *app) streamCreateCommand() *cobra.Command {
+	var kind string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "create STREAM --kind queue|events",
+		Short: "Declare what a stream is",
+		Long: `Declare what a stream is. A new stream needs no declaration: it becomes a queue
+with its first worker. One that another program has filled does, since the
+entries of a queue are deleted as they complete; --force makes it one even when
+that program's groups would lose them. A kind can't be changed later.`,
+		Example: "  penstock stream create audit --kind events\n  penstock stream create mails --kind queue --force",
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			k, err := parseKind(kind)
+			if err != nil {
+				return err
+			}
+			if k == stream.KindAny {
+				return usagef("say what it is: --kind queue or --kind events")
+			}
+			return a.withStream(cmd.Context(), list[0], stream.Config{Kind: k}, func(ctx context.Context, s *stream.Stream) error {
+				return a.createStream(ctx, s, force)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&kind, "kind", "", "`KIND` of the stream: queue or events")
+	cmd.Flags().BoolVar(&force, "force", false, "take over a stream with groups that Penstock did not make")
+	return cmd
+}
+
+func parseKind(text string) (stream.Kind, error) {
+	switch k := stream.Kind(text); k {
+	case stream.KindAny, stream.KindQueue, stream.KindEvents:
+		return k, nil
+	}
+	return "", usagef("--kind %q is neither queue nor events", text)
+}
+
+func (a *app) createStream(ctx context.Context, s *stream.Stream, force bool) error {
+	before, err := s.Describe(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := s.Create(ctx, stream.CreateOptions{Force: force})
+	switch {
+	case errors.Is(err, stream.ErrKind) && before.Kind == stream.KindAny:
+		return errors.New(foreignText(before) + "\n  use --kind events, or --kind queue --force")
+	case errors.Is(err, stream.ErrKind):
+		return fmt.Errorf("%s is declared as %s, and a kind cannot be changed", s.Name(), before.Kind)
+	case err != nil:
+		return err
+	case a.json:
+		return a.printJSON(d)
+	}
+	if err := a.printf("%s  %s\n", a.color(bold, s.Name()), describeStream(d)); err != nil {
+		return err
+	}
+	if d.Kind == stream.KindQueue && len(d.Groups) > 1 {
+		return a.printf("note: it has %d groups (%s), and a queue works with one: remove the others before its worker starts, with\n  XGROUP DESTROY %s GROUP\n",
+			len(d.Groups), groupList(d.Groups, ", "), s.Name())
+	}
+	return nil
+}
+
+// foreignText says what a stream holds that Penstock did not make, and what a queue would make of it.
+func foreignText(d stream.Description) string {
+	holds := plural(d.Entries, "entry")
+	if d.Entries != 1 {
+		holds = count(d.Entries) + " entries"
+	}
+	if len(d.Groups) == 0 {
+		return fmt.Sprintf("%s already holds %s that Penstock did not make\n  as a queue they are deleted as they complete", d.Name, holds)
+	}
+	return fmt.Sprintf("%s already holds %s and %s (%s) that Penstock did not make\n  as a queue its entries are deleted as they complete, and %s would lose them",
+		d.Name, holds, plural(int64(len(d.Groups)), "group"), groupList(d.Groups, ", "), groupList(d.Groups, " and "))
+}
+
+// groupList names at most a few groups; they may be other people's names.
+func groupList(groups []string, last string) string {
+	const most = 5
+	list := make([]string, 0, most+1)
+	for i, g := range groups {
+		if i == most {
+			list = append(list, fmt.Sprintf("%d more", len(groups)-most))
+			break
+		}
+		list = append(list, safe(g))
+	}
+	n := len(list) - 1
+	if n == 0 {
+		return list[0]
+	}
+	return strings.Join(list[:n], ", ") + last + list[n]
+}
+
+// withStream calls f with the stream called name, whose calls each have the time of --timeout.
+func (a *app) withStream(ctx context.Context, name string, cfg stream.Config, f func(context.Context, *stream.Stream) error) error {
+	rdb, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	defer rdb.Close() //nolint:errcheck // nothing is left to do about it
+	cfg.PublishTimeout = a.timeout
+	s, err := stream.New(rdb, name, cfg)
+	if err == nil {
+		err = f(ctx, s)
+	}
+	if errors.Is(err, stream.ErrInvalid) {
+		return usageError{err}
+	}
+	return err
+}
