@@ -1,10 +1,12 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -73,6 +75,8 @@ func (s *Stream) groupInfos(ctx context.Context) ([]redis.XInfoGroup, error) {
 // Slots are the sorted sets whose jobs come due on this stream: its deferred
 // jobs, and the failed and snoozed ones of each of its groups. Schedulers promote them.
 func (s *Stream) Slots(ctx context.Context) ([]engine.Slot, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
 	config, err := s.rdb.HGetAll(ctx, s.keys.Config).Result()
 	if err != nil {
 		return nil, wrapRead("read the configuration of "+s.name, err)
@@ -87,8 +91,9 @@ func (s *Stream) Slots(ctx context.Context) ([]engine.Slot, error) {
 	return slots, nil
 }
 
-// stateOf tells the state of a job from its place in the ids hash.
-func (s *Stream) stateOf(ctx context.Context, where string) (State, time.Time, error) {
+// stateOf tells the state of a job from its place in an ids hash. On an events
+// stream a job has a state per group: it is the one farthest from its end.
+func (s *Stream) stateOf(ctx context.Context, id, where string) (State, time.Time, error) {
 	place, at, _ := engine.SplitWhere(where)
 	switch place {
 	case "scheduled", "retrying":
@@ -114,10 +119,49 @@ func (s *Stream) stateOf(ctx context.Context, where string) (State, time.Time, e
 				return Active, time.Time{}, nil
 			}
 		}
+		if place == "orders" && d.Kind == KindEvents && len(d.Groups) > 0 {
+			return s.eventState(ctx, id, at)
+		}
 		return Waiting, time.Time{}, nil
 	default:
 		return State(place), time.Time{}, nil
 	}
+}
+
+// eventState is stateOf for an entry of an events stream that no group has pending: there it stays when it is done.
+func (s *Stream) eventState(ctx context.Context, id, entry string) (state State, due time.Time, err error) {
+	infos, err := s.groupInfos(ctx)
+	if err != nil {
+		return "", time.Time{}, err
+	}
+	best := -1
+	for _, info := range infos {
+		groupState, groupDue := Completed, time.Time{}
+		if entryLess(info.LastDeliveredID, entry) {
+			groupState = Waiting
+		} else {
+			where, err := s.rdb.HGet(ctx, s.keys.Group(info.Name, true).IDs, id).Result()
+			if err != nil && engine.Classify(err) != engine.OK {
+				return "", time.Time{}, wrapRead("look up a job of "+s.name, err)
+			}
+			if where != "" && !strings.HasPrefix(where, "orders ") { // which is never in a group's index: no endless round
+				if groupState, groupDue, err = s.stateOf(ctx, id, where); err != nil {
+					return "", time.Time{}, err
+				}
+			}
+		}
+		if rank := slices.Index([]State{Completed, Dead, Retrying, Waiting, Active}, groupState); rank > best {
+			best, state, due = rank, groupState, groupDue
+		}
+	}
+	return state, due, nil
+}
+
+// entryLess compares two entry IDs.
+func entryLess(a, b string) bool {
+	am, as, _ := strings.Cut(a, "-")
+	bm, bs, _ := strings.Cut(b, "-")
+	return cmp.Or(cmp.Compare(len(am), len(bm)), cmp.Compare(am, bm), cmp.Compare(len(as), len(bs)), cmp.Compare(as, bs)) < 0
 }
 
 // Group of a stream, to look at and repair. It need not exist.

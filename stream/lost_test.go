@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -122,6 +121,31 @@ func TestLostReplyToTheEnd(t *testing.T) {
 	}
 }
 
+// TestLostThenRefused: once a try may have been stored, no later refusal makes that certain.
+func TestLostThenRefused(t *testing.T) {
+	t.Parallel()
+	for _, many := range []bool{false, true} {
+		s, p, direct := behind(t, stream.Config{PublishTimeout: 300 * time.Millisecond})
+		publish(t, over(t, direct, redistest.Name(t), stream.Config{}), stream.Job{Type: "a", ID: "x"}) // the script is known
+		p.LoseReplies("EVALSHA", 1)
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			if many {
+				_, err = s.PublishAll(t.Context(), []stream.Job{{Type: "a", ID: "x"}})
+			} else {
+				_, err = s.Publish(t.Context(), stream.Job{Type: "a", ID: "x"})
+			}
+			done <- err
+		}()
+		redistest.Wait(t, "the reply is about to be lost", func() bool { return p.Lost() == 1 && length(t, direct, s.Name()) == 1 })
+		p.Refuse()
+		if err := <-done; !errors.Is(err, stream.ErrAmbiguous) {
+			t.Errorf("slice %v: error %v, want ErrAmbiguous", many, err)
+		}
+	}
+}
+
 func TestUnavailableStoresNothing(t *testing.T) {
 	t.Parallel()
 	s, p, direct := behind(t, stream.Config{PublishTimeout: 300 * time.Millisecond})
@@ -185,107 +209,5 @@ func TestDefaultDeadline(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-	}
-}
-
-// TestCombiner: many callers share pipelines, and each gets its own job's answer.
-func TestCombiner(t *testing.T) {
-	t.Parallel()
-	s, rdb := open(t, stream.Config{})
-	const callers, each = 64, 20
-	ids := make([][]string, callers)
-	var wg sync.WaitGroup
-	for c := range callers {
-		wg.Go(func() {
-			for i := range each {
-				r, err := s.Publish(t.Context(), stream.Job{Type: "n", Data: fmt.Sprintf("%d/%d", c, i)})
-				if err != nil {
-					t.Error(err)
-				}
-				ids[c] = append(ids[c], r.ID)
-			}
-		})
-	}
-	wg.Wait()
-	msgs, err := rdb.XRange(t.Context(), s.Name(), "-", "+").Result()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stored := make(map[string]string, len(msgs))
-	for _, m := range msgs {
-		stored[m.ID], _ = m.Values["data"].(string)
-	}
-	if len(msgs) != callers*each {
-		t.Errorf("%d stored, want %d", len(msgs), callers*each)
-	}
-	for c := range callers {
-		for i, id := range ids[c] {
-			if want := fmt.Sprintf("%q", fmt.Sprintf("%d/%d", c, i)); stored[id] != want {
-				t.Fatalf("caller %d got the ID of %s for its job %s", c, stored[id], want)
-			}
-		}
-	}
-}
-
-// TestCombinerUnderLoss: a lost reply in a shared pipeline makes each of its
-// jobs ambiguous and stores it once; a caller that gave up before its job was sent stored nothing.
-func TestCombinerUnderLoss(t *testing.T) {
-	t.Parallel()
-	s, p, direct := behind(t, stream.Config{})
-	publish(t, s, stream.Job{Type: "warm"})
-	p.Hang() // so that callers pile up behind the first ones
-	const callers = 64
-	var mu sync.Mutex
-	results := make(map[string]error)
-	record := func(data string, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		results[data] = err
-	}
-	var wg, impatient sync.WaitGroup
-	caller := func(wg *sync.WaitGroup, ctx context.Context, data string) {
-		wg.Go(func() {
-			_, err := s.Publish(ctx, stream.Job{Type: "n", Data: []byte(data)})
-			record(data, err)
-		})
-	}
-	giveUp, cancel := context.WithCancelCause(t.Context())
-	for i := range callers {
-		caller(&wg, t.Context(), fmt.Sprintf("patient-%d", i))
-	}
-	redistest.Wait(t, "callers queue up", func() bool { return s.Queued() >= callers-8 })
-	for i := range 10 {
-		caller(&impatient, giveUp, fmt.Sprintf("impatient-%d", i))
-	}
-	redistest.Wait(t, "impatient callers queue up", func() bool { return s.Queued() >= callers-8+10 })
-	gone := errors.New("gone home")
-	cancel(gone)
-	impatient.Wait()
-	p.LoseReplies("XADD", 1000)
-	if err := p.Forward(); err != nil {
-		t.Fatal(err)
-	}
-	wg.Wait()
-	p.LoseReplies("", 0)
-
-	stored := make(map[string]int)
-	for _, m := range direct.XRange(t.Context(), s.Name(), "-", "+").Val() {
-		data, _ := m.Values["data"].(string)
-		stored[data]++
-	}
-	for data, err := range results {
-		if strings.HasPrefix(data, "impatient") {
-			if !errors.Is(err, stream.ErrUnavailable) || !errors.Is(err, gone) || stored[data] != 0 {
-				t.Errorf("%s: %v, stored %d times", data, err, stored[data])
-			}
-		} else if !errors.Is(err, stream.ErrAmbiguous) || stored[data] != 1 {
-			t.Errorf("%s: %v, stored %d times", data, err, stored[data])
-		}
-	}
-	if len(results) != callers+10 || s.Queued() != 0 {
-		t.Errorf("%d of %d callers heard, %d wait", len(results), callers+10, s.Queued())
-	}
-	if _, err := s.Publish(t.Context(), stream.Job{Type: "a"}); err != nil {
-		t.Errorf("afterwards: %v", err)
 	}
 }

@@ -27,8 +27,11 @@ type Receipt struct {
 	Err error `json:"-"`
 }
 
-// pipelineLen is how many jobs go out in one pipeline.
-const pipelineLen = 500
+// A pipeline takes so many jobs at most, and no more once it has so many bytes.
+const (
+	pipelineLen   = 500
+	pipelineBytes = 4 << 20
+)
 
 // lengthStale is how old the stream's length may be when MaxLen is checked.
 const lengthStale = 100 * time.Millisecond
@@ -126,7 +129,7 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 	case stored.Full:
 		return Receipt{}, fmt.Errorf("publish to %s: %w: it holds %s jobs, at most %d are allowed (MaxLen)", s.name, ErrStreamFull, stored.Where, s.cfg.MaxLen)
 	case stored.Duplicate:
-		state, due, err := s.stateOf(ctx, stored.Where)
+		state, due, err := s.stateOf(ctx, p.id, stored.Where)
 		if err != nil {
 			return Receipt{}, err
 		}
@@ -143,7 +146,7 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 	}
 }
 
-// PublishAll stores many jobs, in pipelines of 500, and returns one Receipt a
+// PublishAll stores many jobs, in pipelines of 500 or 4 MiB, and returns one Receipt a
 // job, in order. When some were not stored the error says how many, and each
 // Receipt's Err why; what has an ID can simply be published again.
 func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) {
@@ -162,9 +165,10 @@ func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) 
 		cancel()
 	}
 	var todo []int
+	size := 0
 	flush := func() {
 		s.publishSome(ctx, ready, todo, receipts)
-		todo = todo[:0]
+		todo, size = todo[:0], 0
 	}
 	for i := range jobs {
 		if receipts[i].Err == nil && registry != nil && (ready[i].delay > 0 || !ready[i].at.IsZero()) {
@@ -173,7 +177,8 @@ func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) 
 		if receipts[i].Err != nil {
 			continue
 		}
-		if todo = append(todo, i); len(todo) == pipelineLen {
+		todo, size = append(todo, i), size+len(ready[i].entry.Data)
+		if len(todo) == pipelineLen || size >= pipelineBytes {
 			flush()
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/penstock-go/penstock/stream"
 	"github.com/penstock-go/penstock/stream/engine"
 )
@@ -164,7 +166,7 @@ func TestDuplicateStates(t *testing.T) {
 	again(stream.Waiting, false)
 	d := read(t, s, s.Name(), "g", 1)[0]
 	again(stream.Active, false)
-	call(t, s, engine.RetryCall(d.Held, g, "x", 0, d.entry))
+	call(t, s, engine.RetryCall(d.Held, g, "x", -time.Second, d.entry))
 	again(stream.Retrying, true)
 	if p, err := engine.Promote(t.Context(), rdb, engine.RetryingSlot(g), 10); err != nil || p.Moved != 1 {
 		t.Fatalf("promoted %+v, %v", p, err)
@@ -275,4 +277,83 @@ func TestStreamFull(t *testing.T) {
 
 func make4() []stream.Job {
 	return []stream.Job{{Type: "a"}, {Type: "a"}, {Type: "a"}, {Type: "a"}}
+}
+
+// TestDuplicateOnEvents: there an entry stays when it is done, and the state is that of the group that is farthest from its end.
+func TestDuplicateOnEvents(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{Kind: stream.KindEvents})
+	again := func(want stream.State) {
+		t.Helper()
+		if r, err := s.Publish(t.Context(), stream.Job{Type: "a", ID: "x"}); err != nil || !r.Duplicate || r.State != want {
+			t.Errorf("receipt %+v, %v, want a duplicate that is %s", r, err, want)
+		}
+	}
+	publish(t, s, stream.Job{Type: "a", ID: "x"})
+	again(stream.Waiting)
+	g, h := group(t, s, "g"), group(t, s, "h")
+	again(stream.Waiting)
+	take := func(key, group string) delivery {
+		d := read(t, s, key, group, 1)[0]
+		d.Delete = key != s.Name()
+		return d
+	}
+	done := func(d delivery, g engine.GroupKeys) {
+		t.Helper()
+		if v := call(t, s, engine.CompleteCall(d.Held, g.IDs, engine.NewKeys(s.Name()).Job("x"), "x", "completed", 0)); v != int64(1) {
+			t.Fatalf("complete answered %v", v)
+		}
+	}
+	d := take(s.Name(), "g")
+	again(stream.Active)
+	done(d, g)
+	again(stream.Waiting) // for h
+	d = take(s.Name(), "h")
+	call(t, s, engine.RetryCall(d.Held, h, "x", -time.Second, d.entry))
+	again(stream.Retrying)
+	if p, err := engine.Promote(t.Context(), rdb, engine.RetryingSlot(h), 10); err != nil || p.Moved != 1 {
+		t.Fatalf("promoted %+v, %v", p, err)
+	}
+	again(stream.Waiting)
+	d = take(h.Redelivery, "h")
+	again(stream.Active)
+	kill(t, s, h, d, "{}")
+	again(stream.Dead)
+	if _, err := s.Group("h").Redrive(t.Context(), stream.DeadFilter{}, stream.RedriveOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	done(take(h.Redelivery, "h"), h)
+	again(stream.Completed)
+}
+
+// TestPublishAllLargeJobs: many large jobs do not go out in one pipeline, which would not fit into its deadline.
+func TestPublishAllLargeJobs(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	most := &pipelines{}
+	rdb.AddHook(most)
+	jobs := make([]stream.Job, 12)
+	for i := range jobs {
+		jobs[i] = stream.Job{Type: "a", Data: make([]byte, 1<<20)}
+	}
+	publish(t, s, jobs...)
+	if n := length(t, rdb, s.Name()); n != 12 || most.xadds != 4 {
+		t.Errorf("%d stored, at most %d of 1 MiB in one pipeline: want 12 and 4", n, most.xadds)
+	}
+}
+
+// pipelines is a hook that sees how many XADDs go out together.
+type pipelines struct{ xadds int }
+
+func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() == "xadd" {
+			p.xadds = max(p.xadds, len(cmds))
+		}
+		return next(ctx, cmds)
+	}
 }

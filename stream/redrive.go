@@ -43,6 +43,8 @@ func (g *Group) Redrive(ctx context.Context, filter DeadFilter, opt RedriveOptio
 			}
 			due = due.Add(time.Duration(float64(len(letters)) / opt.Rate * float64(time.Second)))
 		}
+		ctx, cancel := g.s.deadline(ctx)
+		defer cancel()
 		calls := make([]engine.Call, len(letters))
 		for i, letter := range letters {
 			o := letter.opts
@@ -65,6 +67,8 @@ func (g *Group) Redrive(ctx context.Context, filter DeadFilter, opt RedriveOptio
 // Purge deletes dead letters for good and frees their IDs.
 func (g *Group) Purge(ctx context.Context, filter DeadFilter, opt PurgeOptions) (Sweep, error) {
 	return g.sweep(ctx, filter, opt.DryRun, opt.Progress, func(ctx context.Context, keys engine.GroupKeys, letters []DeadLetter) (int64, error) {
+		ctx, cancel := g.s.deadline(ctx)
+		defer cancel()
 		pairs := make([]any, 0, 2*len(letters))
 		for _, letter := range letters {
 			pairs = append(pairs, letter.Entry, letter.ID)

@@ -46,7 +46,8 @@ type Config struct {
 	MaxLen int64 `env:"PENSTOCK_MAX_LEN" zero:"leave it unset for no limit"`
 	// MaxPayload in bytes. Default: 1 MiB.
 	MaxPayload int `env:"PENSTOCK_MAX_PAYLOAD"`
-	// PublishTimeout bounds calls whose context has no deadline. Default: 3 s.
+	// PublishTimeout bounds calls whose context has no deadline. A server that hangs can cost up to the client's
+	// ReadTimeout instead, unless the client has ContextTimeoutEnabled. Default: 3 s.
 	PublishTimeout time.Duration `env:"PENSTOCK_PUBLISH_TIMEOUT"`
 	// Codec of payloads. Default: JSON.
 	Codec Codec
@@ -224,6 +225,8 @@ func (s *Stream) Announce(ctx context.Context) error {
 	if fresh {
 		return nil
 	}
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
 	if err := s.rdb.SAdd(ctx, engine.RegistryKey, s.name).Err(); err != nil {
 		return wrapRead("register "+s.name, err)
 	}

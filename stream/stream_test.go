@@ -21,6 +21,9 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := stream.New(down, "orders", stream.Config{}); err != nil {
 		t.Errorf("with Redis down: %v", err)
 	}
+	if d := (stream.Config{}).WithDefaults(); d.PublishTimeout != 3*time.Second || d.MaxPayload != 1<<20 || d.MaxLen != 0 {
+		t.Errorf("defaults %+v", d)
+	}
 	for name, c := range map[string]struct {
 		rdb  redis.UniversalClient
 		name string

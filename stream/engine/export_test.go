@@ -1,0 +1,15 @@
+package engine
+
+// The calls of scripts that have a function of their own in place of a Call.
+var (
+	PromoteCall = promoteCall
+	OpenCall    = openCall
+)
+
+// Name and Source of a script.
+func (s *Script) Name() string { return s.name }
+
+func (s *Script) Source() string { return s.source }
+
+// KnownOpt reports whether this build knows an opts key.
+func KnownOpt(key string) bool { return knownOpts[key] }
