@@ -32,7 +32,7 @@ type Config struct {
 	Backoff Backoff
 	// KeepResult is how long what a handler returned is kept; None: not at all. Default: 1 h.
 	KeepResult time.Duration `env:"PENSTOCK_KEEP_RESULT" off:"true" zero:"write \"off\" to keep no results"`
-	// Grace is how long running jobs may go on after Run's context has ended. Default: 25 s.
+	// Grace is how long running jobs may go on after the worker was told to stop. Default: 25 s.
 	Grace time.Duration `env:"PENSTOCK_GRACE"`
 	// UnknownType is how long a job that no handler here takes waits for a worker that does, before it is
 	// dead-lettered. Default: 1 h.

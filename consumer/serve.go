@@ -49,7 +49,7 @@ func (w *Worker) serve(s *slot) {
 		if run == nil {
 			return // our own panic: it goes on its way
 		}
-		s.end(run)
+		_ = s.end(run)
 		for _, t := range tasks {
 			t.took = time.Since(t.started)
 			t.judge(errGoexit, nil)

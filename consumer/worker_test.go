@@ -138,7 +138,7 @@ func TestOutcomes(t *testing.T) {
 		{name: "an error that panics", job: stream.Job{MaxTries: 1}, runs: 1, dead: "failed", errHas: "panics", handle: func(context.Context, *consumer.Delivery) error { var e *nilError; return e }},
 		{name: "times out", job: stream.Job{Timeout: 5 * time.Millisecond, MaxTries: 1}, runs: 1, dead: "failed", errHas: "job timed out", handle: func(ctx context.Context, _ *consumer.Delivery) error {
 			<-ctx.Done()
-			if !errors.Is(context.Cause(ctx), consumer.ErrTimeout) || ctx.Err() != context.DeadlineExceeded { //nolint:errorlint // the contract of context.Context
+			if !errors.Is(context.Cause(ctx), consumer.ErrTimeout) || ctx.Err() != context.DeadlineExceeded {
 				return consumer.Permanent(errors.New("wrong cause"))
 			}
 			return ctx.Err()

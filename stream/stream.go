@@ -44,9 +44,9 @@ type Config struct {
 	// MaxLen is the number of jobs above which Publish refuses with ErrStreamFull; the length is read at most
 	// 100 ms stale. Default: no limit.
 	MaxLen int64 `env:"PENSTOCK_MAX_LEN" zero:"leave it unset for no limit"`
-	// MaxPayload in bytes. Default: 1 MiB.
+	// MaxPayload is the size in bytes above which a payload is refused with ErrTooLarge. Default: 1 MiB.
 	MaxPayload int `env:"PENSTOCK_MAX_PAYLOAD"`
-	// PublishTimeout bounds calls whose context has no deadline. A server that hangs can cost up to the client's
+	// PublishTimeout is how long a call may take whose context has no deadline. A server that hangs can cost up to the client's
 	// ReadTimeout instead, unless the client has ContextTimeoutEnabled. Default: 3 s.
 	PublishTimeout time.Duration `env:"PENSTOCK_PUBLISH_TIMEOUT"`
 	// Codec of payloads. Default: JSON.
@@ -131,9 +131,17 @@ func New(rdb redis.UniversalClient, name string, cfg Config) (*Stream, error) {
 
 // CheckClient says why a client cannot be used, with ErrUnsupportedClient, or nil.
 func CheckClient(rdb redis.UniversalClient) error {
-	switch rdb.(type) {
+	switch c := rdb.(type) {
 	case nil:
 		return fmt.Errorf("%w: it is nil", ErrUnsupportedClient)
+	case *redis.Client:
+		if c == nil {
+			return fmt.Errorf("%w: it is a nil *redis.Client", ErrUnsupportedClient)
+		}
+	case *redis.ClusterClient:
+		if c == nil {
+			return fmt.Errorf("%w: it is a nil *redis.ClusterClient", ErrUnsupportedClient)
+		}
 	case *redis.Ring:
 		return fmt.Errorf("%w: *redis.Ring moves keys to other servers when one is down, and jobs would be in two places: use *redis.ClusterClient", ErrUnsupportedClient)
 	}

@@ -31,10 +31,11 @@ func TestNewRefuses(t *testing.T) {
 		want error
 		says []string
 	}{
-		"no client":  {nil, "orders", stream.Config{}, stream.ErrUnsupportedClient, []string{"nil"}},
-		"ring":       {ring, "orders", stream.Config{}, stream.ErrUnsupportedClient, []string{"Ring", "ClusterClient"}},
-		"kind":       {down, "orders", stream.Config{Kind: "topic"}, stream.ErrInvalid, []string{"Kind", "topic"}},
-		"everything": {down, "", stream.Config{MaxLen: -1, MaxPayload: -1, PublishTimeout: -1}, stream.ErrInvalid, []string{"name", "MaxLen", "MaxPayload", "PublishTimeout"}},
+		"no client":   {nil, "orders", stream.Config{}, stream.ErrUnsupportedClient, []string{"nil"}},
+		"ring":        {ring, "orders", stream.Config{}, stream.ErrUnsupportedClient, []string{"Ring", "ClusterClient"}},
+		"nil *Client": {(*redis.Client)(nil), "orders", stream.Config{}, stream.ErrUnsupportedClient, []string{"nil"}},
+		"kind":        {down, "orders", stream.Config{Kind: "topic"}, stream.ErrInvalid, []string{"Kind", "topic"}},
+		"everything":  {down, "", stream.Config{MaxLen: -1, MaxPayload: -1, PublishTimeout: -1}, stream.ErrInvalid, []string{"name", "MaxLen", "MaxPayload", "PublishTimeout"}},
 	} {
 		_, err := stream.New(c.rdb, c.name, c.cfg)
 		if !errors.Is(err, c.want) {

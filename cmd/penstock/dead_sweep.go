@@ -225,7 +225,7 @@ func (a *app) sweepProgress(s *sweep, total int64) (progress func(stream.Sweep),
 		return func(done stream.Sweep) {
 			if now := time.Now(); now.Sub(last) >= plainProgressEvery {
 				last = now
-				fmt.Fprintf(a.err, "%s %s of %s\n", s.past, count(done.Moved), count(total)) //nolint:errcheck // progress is not the result
+				fmt.Fprintf(a.err, "%s %s of %s\n", s.past, count(done.Moved), count(total))
 			}
 		}, func() {}
 	}

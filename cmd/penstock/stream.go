@@ -41,7 +41,7 @@ that were declared. With --json, one object a line.`,
 			if err != nil {
 				return err
 			}
-			defer rdb.Close() //nolint:errcheck // nothing is left to do about it
+			defer rdb.Close()
 			return a.listStreams(cmd.Context(), rdb)
 		},
 	}
@@ -281,7 +281,7 @@ func (a *app) withStream(ctx context.Context, name string, cfg stream.Config, f 
 	if err != nil {
 		return err
 	}
-	defer rdb.Close() //nolint:errcheck // nothing is left to do about it
+	defer rdb.Close()
 	cfg.PublishTimeout = a.timeout
 	s, err := stream.New(rdb, name, cfg)
 	if err == nil {

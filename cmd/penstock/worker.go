@@ -130,7 +130,7 @@ func (a *app) work(ctx context.Context, f workerFlags, names, words []string) er
 	if err != nil {
 		return usageError{err}
 	}
-	defer rdb.Close() //nolint:errcheck // nothing is left to do about it
+	defer rdb.Close()
 
 	r := newRunner(env, log)
 	streams, w, err := newWorker(rdb, f.group, cfg, names)
@@ -305,11 +305,12 @@ func (a *app) runWorker(ctx context.Context, w *consumer.Worker, r *runner, read
 				continue
 			}
 			n := r.killAll()
+			var err error
 			select {
-			case <-result:
+			case err = <-result:
 			case <-time.After(lastWait):
 			}
-			return fmt.Errorf("stopped at once: %s killed", plural(int64(n), "command"))
+			return errors.Join(fmt.Errorf("stopped at once: %s killed", plural(int64(n), "command")), err)
 		}
 	}
 }
