@@ -3,14 +3,17 @@ SHELL := bash
 
 STREAM   ?= default
 GROUP    ?= default
+COMMAND  ?= cat
 FUZZTIME ?= 20s
+BENCHTIME ?= 1s
 
 VERSION = $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
 LINT    = go tool -modfile=.ci/tools/go.mod golangci-lint
 
 # Stages of ci, in order, each with its budget in seconds: 27 minutes in all.
 # go test gives up a minute earlier than its stage, so that a hang shows its stacks.
-CI_STAGES := lint:480 verify:120 test:300 race:360 integration:360
+# Fuzz targets run their seeds in test and race.
+CI_STAGES := lint:420 verify:90 test:300 race:360 bench:120 integration:330
 
 # On a terminal timeout must stay in the foreground for Ctrl-C to reach the
 # stage; elsewhere it owns a process group, and ends servers the tests started.
@@ -44,8 +47,8 @@ integration: need-redis ## Run integration/walk.sh, then the integration module'
 	bash integration/walk.sh
 	@if [ -f integration/go.mod ]; then set -x; go -C integration test -timeout=5m ./...; fi
 
-bench: need-redis ## Run every benchmark once
-	go test -run=^$$ -bench=. -benchmem ./...
+bench: need-redis ## Run every benchmark for BENCHTIME (1s; in ci just once)
+	go test -timeout=10m -run=^$$ -bench=. -benchmem -benchtime=$(BENCHTIME) ./...
 
 fuzz: ## Run each fuzz target for FUZZTIME (20s)
 	@set -euo pipefail; packages=$$(go list ./...); \
@@ -72,11 +75,11 @@ verify: fmt-check ## Check that go.mod is tidy, modules are unaltered, code is f
 	go mod tidy -diff
 	go mod verify
 
-ci: ## Run lint, verify, test, race and integration, each within its time budget
+ci: ## Run lint, verify, test, race, bench and integration, each within its time budget
 	@for stage in $(CI_STAGES); do \
 		name=$${stage%:*} budget=$${stage#*:} start=$$SECONDS status=0; \
 		echo "==> $$name (at most $${budget}s)"; \
-		$(TIMEOUT) $$budget $(MAKE) --no-print-directory $$name || status=$$?; \
+		$(TIMEOUT) $$budget $(MAKE) --no-print-directory $$name BENCHTIME=1x || status=$$?; \
 		took=$$((SECONDS - start)); \
 		case $$status in \
 			0) echo "<== $$name passed in $${took}s" ;; \
@@ -85,13 +88,13 @@ ci: ## Run lint, verify, test, race and integration, each within its time budget
 		esac; \
 	done
 
-worker: ## Run a worker on STREAM as GROUP
-	go run ./cmd/penstock worker $(STREAM) --group $(GROUP)
+worker: ## Run a worker on STREAM as GROUP: each job is COMMAND, with its data on standard input
+	go run ./cmd/penstock worker $(STREAM) --group $(GROUP) -- $(COMMAND)
 
-worker-verbose: ## Run a worker on STREAM as GROUP, logging each job
-	go run ./cmd/penstock worker $(STREAM) --group $(GROUP) -v
+worker-verbose: ## The same, logging each job and what its command wrote
+	go run ./cmd/penstock worker $(STREAM) --group $(GROUP) -v -- $(COMMAND)
 
-worker-check: ## Check the configuration and the server a worker would use
+worker-check: ## Check the settings and the Redis that a worker would use
 	go run ./cmd/penstock check
 
 clean: ## Remove what build, test and bench leave behind

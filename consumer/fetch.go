@@ -137,6 +137,7 @@ func (r *reader) read(ctx context.Context, free int64) error {
 		r.orphans = false
 	}
 	lanes, block := r.choose()
+	block = block && w.reads.cause() == nil // after an outage the first read answers at once, and says that it is over
 	count := max(free/max(r.weight, 1)/int64(len(lanes)), 1)
 	count = min(count, readMax)
 	v, err := r.ask(ctx, lanes, count, block)
@@ -261,6 +262,7 @@ func (r *reader) handBackOrphans(ctx context.Context) error {
 	for _, src := range r.sources {
 		for _, l := range src.lanes {
 			for after := "0"; ; {
+				held := l.entries() // before it is asked: what is settled in between must not look like an orphan
 				callCtx, cancel := context.WithTimeout(ctx, openTimeout)
 				v, err := engine.DoAt(callCtx, r.line, 7, "XREADGROUP", "GROUP", w.group, w.name, "COUNT", orphanPage, "STREAMS", l.key, after)
 				cancel()
@@ -276,15 +278,15 @@ func (r *reader) handBackOrphans(ctx context.Context) error {
 					break
 				}
 				after = entries[len(entries)-1].id
-				w.releaseOrphans(l, entries)
+				w.releaseOrphans(l, entries, held)
 			}
 		}
 	}
 	return nil
 }
 
-func (w *Worker) releaseOrphans(l *lane, entries []rawEntry) {
-	held := l.entries() // only the caller, its reader, adds to it
+// releaseOrphans hands back those entries that are not held; only the caller, the lane's reader, adds to what is.
+func (w *Worker) releaseOrphans(l *lane, entries []rawEntry, held map[string]bool) {
 	orphans := entries[:0]
 	for _, e := range entries {
 		if !e.gone && !held[e.id] {

@@ -235,17 +235,17 @@ func (t *task) deadInfo() string {
 func (w *Worker) ended(tasks []*task, answer any) {
 	tasks[0].lane.forget(tasks)
 	if tasks[0].verdict.action == actComplete {
-		late := 0
+		late := int64(0)
 		switch a := answer.(type) {
 		case []any: // of a batch: those that were ended elsewhere
-			late = len(a)
-		case int64:
-			late = 1 - int(a)
+			late = int64(len(a))
+		case int64: // of one with an ID: 1 when it was completed
+			late = 1 - a
 		}
 		if late > 0 && tasks[0].unsure {
 			late = 0 // it was our own try, whose answer was lost
 		}
-		w.counts.completed.Add(int64(len(tasks) - late))
+		w.counts.completed.Add(int64(len(tasks)) - late)
 		if late > 0 {
 			w.log.Warn("jobs completed here had been ended elsewhere", "stream", tasks[0].Stream, "jobs", late)
 		}

@@ -120,7 +120,7 @@ func (s *Scheduler) slots(ctx context.Context) ([]engine.Slot, error) {
 			continue
 		}
 		list, err := st.Slots(ctx)
-		if engine.Classify(err) == engine.Refused { // a key of another type: the other streams go on
+		if engine.OneSet(err) { // the other streams go on
 			s.cfg.Logger.Error("the due jobs of a stream cannot be found", "stream", name, "err", err)
 			continue
 		}

@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/cobra"
 
-	"github.com/penstock-go/penstock/env"
 	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/env"
 	"github.com/penstock-go/penstock/stream/redisenv"
 )
 

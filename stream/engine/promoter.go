@@ -113,7 +113,7 @@ func (p *Promoter) Run(ctx context.Context) {
 			if err == nil && (!up && !bad[slot.Set] || !now.Before(at)) {
 				if at, err = p.promote(ctx, slot); err == nil {
 					next[slot.Set] = at
-				} else if Classify(err) == Refused { // this set's own fault: the others go on
+				} else if OneSet(err) { // the others go on
 					p.refused(slot, err)
 					at, err = time.Now().Add(promoteRefresh), nil
 					next[slot.Set], bad[slot.Set] = at, true
@@ -142,6 +142,13 @@ func (p *Promoter) Run(ctx context.Context) {
 		}
 		timer.Reset(max(wait, 0))
 	}
+}
+
+// OneSet reports whether an error is the fault of the set it came from: a key
+// of another type, or one this user has no right to. Others may do better.
+func OneSet(err error) bool {
+	class := Classify(err)
+	return class == Refused || class == Denied
 }
 
 // refused logs that a set can't be promoted, each time it is tried: a person has to look.

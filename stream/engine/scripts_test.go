@@ -291,6 +291,16 @@ func TestScriptGuards(t *testing.T) {
 			t.Errorf("%d jobs, want b alone", w.jobs())
 		}
 	})
+	t.Run("settle events", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, rdb, redistest.Name(t))
+		a, b := w.held("a"), w.held("b")
+		a.Delete, b.Delete = false, false
+		w.run(engine.SettleCall(b, []string{b.Entry}))
+		if v := w.run(engine.SettleCall(a, []string{a.Entry, b.Entry})); fmt.Sprint(v) != fmt.Sprint([]any{""}) {
+			t.Errorf("late %q, want one that is not named", v)
+		}
+	})
 	t.Run("complete", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, rdb, redistest.Name(t))

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/sethvargo/go-envconfig"
 
-	"github.com/penstock-go/penstock/env"
 	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/env"
 )
 
 // Config is where Redis is and how to get in.

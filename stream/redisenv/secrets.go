@@ -12,7 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/penstock-go/penstock/env"
+	"github.com/penstock-go/penstock/stream/env"
 )
 
 // credentials adds user and password; each may be given once.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/penstock-go/penstock/env"
+	"github.com/penstock-go/penstock/stream/env"
 )
 
 // address is what a URL says.

@@ -7,8 +7,8 @@ import (
 	"github.com/sethvargo/go-envconfig"
 
 	"github.com/penstock-go/penstock/consumer"
-	"github.com/penstock-go/penstock/env"
 	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/env"
 )
 
 func ExampleProcessFrom() {

@@ -10,9 +10,9 @@ import (
 	"github.com/sethvargo/go-envconfig"
 
 	"github.com/penstock-go/penstock/consumer"
-	"github.com/penstock-go/penstock/env"
 	"github.com/penstock-go/penstock/scheduler"
 	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/env"
 )
 
 type vars map[string]string

@@ -1,0 +1,43 @@
+// Package consumer runs the jobs of Redis Streams: handlers, retries, dead
+// letters, shutdown.
+//
+// A [Worker] is one group over one or more streams, and runs at most
+// [Config].MaxJobs handlers at once. Give it handlers with [Handle] and its
+// kin, then call [Worker.Run], which returns when its context has ended and the
+// jobs have:
+//
+//	w, err := consumer.New("billing", consumer.Config{}, orders)
+//	…
+//	consumer.Handle(w, OrderPaid, func(ctx context.Context, job *consumer.Job[Paid]) error {
+//		return invoices.Create(ctx, job.Data.Order)
+//	})
+//	err = w.Run(ctx)
+//
+// # What a handler says
+//
+// nil completes the job. An error fails this try, and the job comes back after
+// the backoff, until its tries are used up: then it is a dead letter, with its
+// error, stack and history. [Permanent] dead-letters at once, [RetryAfter] says
+// when the next try is due, [Snooze] puts the job off and counts no try. A panic
+// is an error with a stack. The context ends with [ErrTimeout] when the run takes
+// too long ([Delivery.SetTimeout] moves that), and with [ErrStopping] when the
+// worker stops and its grace period is over.
+//
+// # Guarantees
+//
+// A job runs at least once, and can run more than once: handlers should be
+// idempotent. [Delivery.ID] is the same in every run, and [Delivery.Fence] grows
+// with each, so that a store that remembers the highest can refuse a late writer.
+//
+// What a worker has read and not started when it stops, and what stops within the
+// grace period, goes back to its group at once and costs no try. The jobs of a
+// worker that is killed stay in the group's pending entries list: they are not
+// lost, and this version does not yet take them over.
+//
+// A worker never ends because Redis goes away: it goes on with what it holds,
+// and writes the ends of those jobs when Redis is back. It never repeats blindly
+// what may have happened.
+//
+// How it works inside is in DESIGN.md beside this file. Why it is
+// consumer.Handle(w, …) and not w.Handle(…): Go has no generic methods.
+package consumer
