@@ -44,6 +44,7 @@ type slot struct {
 	rings    time.Time   // when the timer rings; zero: it is not armed
 	timer    *time.Timer
 	tasks    []*task // what the run works on
+	extra    int64   // what a small batch weighs more than its jobs; the slot's alone
 }
 
 // begin starts a run whose context has root's values.
@@ -96,12 +97,17 @@ func (s *slot) limit(now time.Time, timeout time.Duration) {
 }
 
 func (s *slot) ring() {
-	now := time.Now()
-	var over *runContext
+	if over := s.due(time.Now()); over != nil {
+		over.cancel(ErrTimeout) // not under the lock: it runs code of the handler's own contexts
+	}
+}
+
+// due returns the run whose time is over, if there is one, and sets the timer for what comes next.
+func (s *slot) due(now time.Time) *runContext {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
-	case s.rings.IsZero() || now.Before(s.rings):
-		return // set again meanwhile
+	case s.rings.IsZero() || now.Before(s.rings): // stopped, or set again, while the timer waited for the lock
 	case s.run == nil || s.deadline.IsZero():
 		s.rings = time.Time{}
 	case now.Before(s.deadline):
@@ -109,12 +115,9 @@ func (s *slot) ring() {
 		s.timer.Reset(s.deadline.Sub(now))
 	default:
 		s.rings, s.deadline = time.Time{}, time.Time{}
-		over = s.run
+		return s.run
 	}
-	s.mu.Unlock()
-	if over != nil {
-		over.cancel(ErrTimeout) // not under the lock: it runs code of the handler's own contexts
-	}
+	return nil
 }
 
 // stop lets go of the timer.

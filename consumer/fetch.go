@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +21,12 @@ type reader struct {
 	w       *Worker
 	sources []*source
 	line    *line
-	orphans bool // a read's answer was lost: some of what we own was never seen
-	weight  int64
+	reads   outage // what can't be read now
+	weight  int64  // of a job, as the last read had them
+
+	orphans bool      // a read's answer was lost: some of what we own was never seen
+	ghosts  []*line   // connections that were lost: the server may still read for them
+	again   time.Time // when to look for orphans once more, since a ghost could not be laid
 
 	below atomic.Int64 // the load at which the reader, waiting, wants to be told; -1: it does not wait
 	room  chan struct{}
@@ -67,21 +72,73 @@ func (r *reader) run(ctx context.Context) {
 
 // failed looks at why a read failed, and says how long to wait before the next.
 func (r *reader) failed(ctx context.Context, err error, pauses *backoff.ExponentialBackOff) time.Duration {
-	r.w.reads.began(r.w.log, "jobs cannot be read, trying again", err)
-	r.hangUp()
+	w := r.w
 	switch engine.Classify(err) {
-	case engine.NoGroup: // flushed, or deleted by hand
-		if r.w.open(ctx) == nil {
-			r.w.log.Warn("a group was missing and has been made again", "err", err)
+	case engine.NoGroup, engine.Refused, engine.Denied: // flushed, deleted or overwritten by hand: one stream's own fault
+		if r.blame(ctx) {
+			w.log.Warn("a read failed, and its streams have been looked after", "err", err)
+			break
 		}
+		r.reads.began(w.log, "jobs cannot be read, trying again", err)
 	case engine.Lost:
 		r.orphans = true
+		if r.line != nil && r.line.id != 0 {
+			r.ghosts = append(r.ghosts, r.line)
+		}
+		r.reads.began(w.log, "jobs cannot be read, trying again", err)
 	case engine.Busy:
-		if c, ok := r.w.rdb.(*redis.ClusterClient); ok {
+		if c, ok := w.rdb.(*redis.ClusterClient); ok {
 			c.ReloadState(ctx) // a slot may have moved: only commands through the client itself notice
 		}
+		fallthrough
+	default:
+		r.reads.began(w.log, "jobs cannot be read, trying again", err)
 	}
+	r.hangUp()
 	return pauses.NextBackOff()
+}
+
+// avoidFor is how long a stream that can't be read is left out, for the others' sake.
+const avoidFor = 2 * time.Second
+
+// blame opens each source anew and leaves out those for which that fails. It reports whether any is well.
+func (r *reader) blame(ctx context.Context) bool {
+	well := false
+	for _, src := range r.sources {
+		callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+		err := r.w.openSource(callCtx, src)
+		cancel()
+		if err != nil {
+			src.trouble.began(r.w.log.With("stream", src.stream.Name()), "a stream cannot be read, the others go on", err)
+			src.avoid = time.Now().Add(avoidFor)
+			continue
+		}
+		r.admit(src)
+		well = true
+	}
+	return well
+}
+
+func (r *reader) admit(src *source) {
+	src.trouble.over(r.w.log.With("stream", src.stream.Name()), "the stream can be read again")
+	src.avoid = time.Time{}
+}
+
+// readmit tries streams that were left out for long enough.
+func (r *reader) readmit(ctx context.Context) {
+	for _, src := range r.sources {
+		if src.avoid.IsZero() || time.Now().Before(src.avoid) {
+			continue
+		}
+		callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+		err := r.w.openSource(callCtx, src)
+		cancel()
+		if err == nil {
+			r.admit(src)
+		} else {
+			src.avoid = time.Now().Add(avoidFor)
+		}
+	}
 }
 
 func (r *reader) hangUp() {
@@ -96,9 +153,9 @@ func (r *reader) hangUp() {
 func (r *reader) waitForRoom(ctx context.Context) int64 {
 	w := r.w
 	for {
-		prefetch := w.prefetch(time.Now())
-		limit := (int64(w.cfg.MaxJobs) + prefetch) * w.unit
-		target := limit - max(w.unit, prefetch*w.unit/4)
+		ahead := w.prefetch(time.Now()) * r.weight
+		limit := int64(w.cfg.MaxJobs)*w.unit + ahead
+		target := limit - max(r.weight, ahead/4)
 		if load := w.load.Load(); load <= target {
 			return limit - load
 		}
@@ -124,31 +181,55 @@ func (r *reader) read(ctx context.Context, free int64) error {
 	if r.line == nil {
 		callCtx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		l, err := dial(callCtx, w.rdb, r.sources[0].keys.Stream)
+		l, err := dial(callCtx, w.rdb, r.sources[0].keys.Stream, blockFor+replySlack)
 		if err != nil {
 			return err
 		}
 		r.line = l
 	}
-	if r.orphans {
+	if r.orphans || !r.again.IsZero() && time.Now().After(r.again) {
 		if err := r.handBackOrphans(ctx); err != nil {
 			return err
 		}
-		r.orphans = false
 	}
+	r.readmit(ctx)
 	lanes, block := r.choose()
-	block = block && w.reads.cause() == nil // after an outage the first read answers at once, and says that it is over
-	count := max(free/max(r.weight, 1)/int64(len(lanes)), 1)
-	count = min(count, readMax)
+	if len(lanes) == 0 {
+		sleep(ctx, avoidFor/4) // every stream is left out
+		return nil
+	}
+	block = block && r.reads.cause() == nil // after an outage the first read answers at once, and says that it is over
+	fit := free / max(r.weight, 1)
+	if block && fit < int64(len(lanes)) && len(lanes) <= looksMax {
+		// Each lane may answer with an entry, and there is no room for so many: ask fewer at a time, the first ones first.
+		size := int(max(fit, 1))
+		for part := range slices.Chunk(lanes, size) {
+			n, err := r.readFrom(ctx, part, 1, false)
+			if n > 0 || err != nil {
+				return err
+			}
+		}
+	}
+	count := min(max(fit/int64(len(lanes)), 1), readMax)
+	_, err := r.readFrom(ctx, lanes, count, block)
+	return err
+}
+
+// looksMax is up to how many lanes are looked at a few at a time before a read blocks on them all.
+const looksMax = 32
+
+// readFrom reads up to count entries of each lane, queues them, and returns how many there were.
+func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block bool) (int64, error) {
+	w := r.w
 	v, err := r.ask(ctx, lanes, count, block)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	read, err := parseRead(v)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	w.reads.over(w.log, "jobs are read again")
+	r.reads.over(w.log, "jobs are read again")
 	now := w.now()
 	var weight, n int64
 	for _, l := range lanes {
@@ -169,7 +250,7 @@ func (r *reader) read(ctx context.Context, free int64) error {
 	if n > 0 {
 		r.weight = max(weight/n, 1)
 	}
-	return nil
+	return n, nil
 }
 
 func sum(tasks []*task) (weight int64) {
@@ -184,6 +265,9 @@ func sum(tasks []*task) (weight int64) {
 // before it, so that earlier streams come first and nothing is read that need not be.
 func (r *reader) choose() (lanes []*lane, block bool) {
 	for _, src := range r.sources {
+		if !src.avoid.IsZero() {
+			continue
+		}
 		more := false
 		for _, l := range src.lanes {
 			lanes = append(lanes, l)
@@ -259,6 +343,13 @@ const orphanPage = 100
 // whose delivery was lost with a read's answer. They cost no try.
 func (r *reader) handBackOrphans(ctx context.Context) error {
 	w := r.w
+	r.orphans, r.again = true, time.Time{}
+	for _, ghost := range r.ghosts { // the server may not have noticed, and give it what comes next
+		if err := ghost.kill(ctx); err != nil {
+			r.again = time.Now().Add(ghost.block + time.Second) // not allowed, or another node: by then its block is over
+		}
+	}
+	r.ghosts = nil
 	for _, src := range r.sources {
 		for _, l := range src.lanes {
 			for after := "0"; ; {
@@ -266,7 +357,11 @@ func (r *reader) handBackOrphans(ctx context.Context) error {
 				callCtx, cancel := context.WithTimeout(ctx, openTimeout)
 				v, err := engine.DoAt(callCtx, r.line, 7, "XREADGROUP", "GROUP", w.group, w.name, "COUNT", orphanPage, "STREAMS", l.key, after)
 				cancel()
-				if engine.Classify(err) != engine.OK {
+				switch engine.Classify(err) {
+				case engine.OK:
+				case engine.NoGroup, engine.Refused, engine.Denied: // this stream's own trouble, which its next read looks after
+					v = nil
+				default:
 					return err
 				}
 				read, err := parseRead(v)
@@ -282,6 +377,7 @@ func (r *reader) handBackOrphans(ctx context.Context) error {
 			}
 		}
 	}
+	r.orphans = false
 	return nil
 }
 
@@ -306,16 +402,19 @@ func (w *Worker) releaseOrphans(l *lane, entries []rawEntry, held map[string]boo
 	}
 }
 
+// lastLook is how long a stop may wait for the last search for orphans.
+const lastLook = time.Second
+
 // lastOrphans looks for orphans once more when the reader stops, so that they do not wait for their lease to run out.
 func (r *reader) lastOrphans(ctx context.Context) {
-	if !r.orphans {
+	if !r.orphans && r.again.IsZero() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
 	defer cancel()
 	var err error
 	if r.line == nil {
-		r.line, err = dial(ctx, r.w.rdb, r.sources[0].keys.Stream)
+		r.line, err = dial(ctx, r.w.rdb, r.sources[0].keys.Stream, lastLook)
 	}
 	if err == nil {
 		err = r.handBackOrphans(ctx)

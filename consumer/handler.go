@@ -89,7 +89,8 @@ func (d *Delivery) decode(v any) error {
 	if codec == nil {
 		codec = stream.JSON
 	}
-	if err := codec.Unmarshal(d.Payload, v); err != nil {
+	// guarded: one payload that a decoder chokes on must not take its neighbours in a batch along
+	if err := guard(func() error { return codec.Unmarshal(d.Payload, v) }); err != nil {
 		return &decodeError{d.Type, err}
 	}
 	return nil

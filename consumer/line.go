@@ -12,11 +12,13 @@ import (
 
 const (
 	// blockFor is how long a read waits when another connection can end it, blockBlind when none can.
-	blockFor   = 5 * time.Second
+	blockFor   = 3 * time.Second
 	blockBlind = time.Second
-	// replySlack is how much longer than its BLOCK a read may take.
-	replySlack  = 5 * time.Second
+	// replySlack is how much longer than its BLOCK a read may take: with it a stop waits for a Redis that hangs.
+	replySlack  = 2 * time.Second
 	unblockEach = 2 * time.Millisecond
+	// controlTimeout bounds what is said about a connection on another one.
+	controlTimeout = time.Second
 )
 
 // line is the connection that a reader blocks on, its own so that nothing
@@ -31,8 +33,9 @@ type line struct {
 
 // dial takes a connection to the node that holds key. A blocked XREADGROUP
 // does not end with its context: it needs a CLIENT UNBLOCK on the same node.
-// Clients without connections of their own, and servers that do not know the command, get short blocks.
-func dial(ctx context.Context, rdb redis.UniversalClient, key string) (*line, error) {
+// Clients without connections of their own, and servers that do not know the
+// command, get short blocks. patience is how long an answer may take.
+func dial(ctx context.Context, rdb redis.UniversalClient, key string, patience time.Duration) (*line, error) {
 	var node *redis.Client
 	switch c := rdb.(type) {
 	case *redis.Client:
@@ -45,12 +48,13 @@ func dial(ctx context.Context, rdb redis.UniversalClient, key string) (*line, er
 	default:
 		return &line{Processor: rdb, close: func() error { return nil }, block: blockBlind}, nil
 	}
-	conn := node.WithTimeout(blockFor + replySlack).Conn()
+	conn := node.WithTimeout(patience).Conn()
 	l := &line{Processor: conn, close: conn.Close, block: blockBlind}
-	id, err := conn.ClientID(ctx).Result()
+	v, err := engine.Do(ctx, conn, "CLIENT", "ID")
+	id, _ := v.(int64)
 	switch engine.Classify(err) {
 	case engine.OK:
-		l.control, l.id, l.block = node, id, blockFor
+		l.control, l.id, l.block = node.WithTimeout(controlTimeout), id, blockFor
 	case engine.Refused, engine.Denied: // no such command here, or no right to it
 	default:
 		_ = conn.Close()
@@ -70,7 +74,7 @@ func (l *line) unblock(ctx context.Context, stopped <-chan struct{}) {
 	tick := time.NewTicker(unblockEach)
 	defer tick.Stop()
 	for {
-		l.control.ClientUnblock(ctx, l.id) // an error is no news: the read ends with its BLOCK then
+		_, _ = engine.Do(ctx, l.control, "CLIENT", "UNBLOCK", l.id) // an error is no news: the read ends with its BLOCK then
 		select {
 		case <-stopped:
 			return
@@ -79,4 +83,10 @@ func (l *line) unblock(ctx context.Context, stopped <-chan struct{}) {
 		case <-tick.C:
 		}
 	}
+}
+
+// kill has the server close the connection, should it not have noticed that it is gone.
+func (l *line) kill(ctx context.Context) error {
+	_, err := engine.Do(ctx, l.control, "CLIENT", "KILL", "ID", l.id)
+	return err
 }

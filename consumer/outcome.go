@@ -188,7 +188,10 @@ func retryDelay(b Backoff, n int, random float64) time.Duration {
 	if b.Jitter > 0 {
 		d *= 1 + b.Jitter*(2*random-1)
 	}
-	return time.Duration(min(d, float64(b.Max)))
+	if d >= float64(b.Max) { // float64 rounds a large Max up: converted, it would overflow
+		return b.Max
+	}
+	return time.Duration(d)
 }
 
 // bouncePause grows with each time nobody here could handle the job.

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"sync"
 	"time"
 )
@@ -50,17 +51,33 @@ func (w *Worker) prefetch(now time.Time) int64 {
 	return min(int64(w.pace.measure(now, w.counts.taken())*prefetchFor.Seconds()), maxPrefetch)
 }
 
+// shedding looks every now and then whether too much was read ahead, until ctx ends.
+func (w *Worker) shedding(ctx context.Context) {
+	look := time.NewTicker(shedEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+			w.shed()
+		}
+	}
+}
+
 // shed hands back, oldest first, what was read ahead for a pace that did not last.
 func (w *Worker) shed() {
 	rate := w.pace.measure(time.Now(), w.counts.taken())
 	keep := int(rate * shedAfter.Seconds())
-	for n := len(w.ready) - keep; n > 0; n-- {
+	for n := w.queued() - keep; n > 0; {
 		select {
 		case t, ok := <-w.ready:
 			if !ok {
 				return
 			}
-			w.handBack(t)
+			if w.handBack(t) {
+				n--
+			}
 		default:
 			return
 		}

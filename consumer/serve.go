@@ -50,6 +50,7 @@ func (w *Worker) serve(s *slot) {
 			return // our own panic: it goes on its way
 		}
 		_ = s.end(run)
+		w.lighten(s)
 		for _, t := range tasks {
 			t.took = time.Since(t.started)
 			t.judge(errGoexit, nil)
@@ -64,7 +65,7 @@ func (w *Worker) serve(s *slot) {
 			continue
 		}
 		if t.route != nil && t.route.batch != nil {
-			if tasks := t.route.queue.take(t.route.size); len(tasks) > 0 {
+			if tasks := w.takeBatch(t.route, t.route.size); len(tasks) > 0 {
 				w.runBatch(s, t.route, tasks)
 			}
 			continue
@@ -107,7 +108,7 @@ var (
 // bounce parks a job for another worker of the group, which may be newer, with
 // a growing pause; nobody came within UnknownType: it is dead.
 func (w *Worker) bounce(t *task, reason string, err error) {
-	if at := t.opts.BouncedAt; at > 0 && time.Since(time.UnixMilli(at)) > w.cfg.UnknownType {
+	if at := t.opts.BouncedAt; at > 0 && w.now().Sub(time.UnixMilli(at)) > w.cfg.UnknownType {
 		t.verdict = verdict{action: actDead, reason: reason, err: err}
 		return
 	}
@@ -152,6 +153,9 @@ func (w *Worker) runBatch(s *slot, r *route, all []*task) {
 	if len(tasks) == 1 { // a batch has many parents, and belongs to none
 		root = telemetry.Extract(root, tasks[0].raw.Traceparent, tasks[0].opts.Tracestate)
 	}
+	// A batch takes a slot however small it is: it weighs as much as a full one while it runs.
+	s.extra = w.unit - sum(tasks)
+	w.load.Add(s.extra)
 	run := w.begin(s, root, timeout, tasks...)
 	var errs []error
 	if err := guard(func() error { errs = r.batch(run, ds); return nil }); err != nil {
@@ -160,7 +164,14 @@ func (w *Worker) runBatch(s *slot, r *route, all []*task) {
 			errs[i] = err
 		}
 	}
+	w.lighten(s)
 	w.conclude(s, run, errs, tasks...)
+}
+
+// lighten takes a batch's extra weight off.
+func (w *Worker) lighten(s *slot) {
+	w.load.Add(-s.extra)
+	s.extra = 0
 }
 
 func (w *Worker) begin(s *slot, root context.Context, timeout time.Duration, tasks ...*task) *runContext {
@@ -222,6 +233,16 @@ func (w *Worker) finish(t *task) {
 	}
 }
 
+// takeBatch takes up to n jobs for one token that came from ready.
+func (w *Worker) takeBatch(r *route, n int) []*task {
+	tasks := r.queue.take(n)
+	w.spare.Add(int64(len(tasks)) - 1) // their tokens stay behind; one that finds nothing is such a token
+	return tasks
+}
+
+// queued is how many jobs are read and not started.
+func (w *Worker) queued() int { return max(len(w.ready)-int(w.spare.Load()), 0) }
+
 // handBackQueue releases all that was read and not started.
 func (w *Worker) handBackQueue() {
 	for {
@@ -234,15 +255,16 @@ func (w *Worker) handBackQueue() {
 	}
 }
 
-// handBack releases a task that came from ready.
-func (w *Worker) handBack(t *task) {
+// handBack releases a task that came from ready, and reports whether there was one: a batch may have taken it.
+func (w *Worker) handBack(t *task) bool {
 	if t.route != nil && t.route.batch != nil {
-		taken := t.route.queue.take(1)
+		taken := w.takeBatch(t.route, 1)
 		if len(taken) == 0 {
-			return // a batch took it
+			return false
 		}
 		t = taken[0]
 	}
 	t.verdict = verdict{action: actRelease}
 	w.finish(t)
+	return true
 }

@@ -15,7 +15,7 @@ const (
 	// after a lost answer: the repeat must not store the job again.
 	tombstone = time.Minute
 
-	settleTimeout = 5 * time.Second
+	settleTimeout = 3 * time.Second
 	settleCalls   = 512     // scripts in one pipeline
 	settleBytes   = 4 << 20 // and their payloads
 	parkedFor     = 2 * time.Second
@@ -34,52 +34,54 @@ type settler struct {
 func (w *Worker) settle() {
 	s := &settler{w: w}
 	pauses := newPauses()
-	var giveUp <-chan time.Time
 	drain := w.drain
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
 		s.gather()
-		if len(s.tasks) > 0 {
-			if s.flush() {
-				pauses.Reset()
-				continue
-			}
-			timer.Reset(pauses.NextBackOff())
-			select {
-			case <-timer.C:
-			case <-giveUp:
-				s.abandon()
-				return
-			case <-drain:
-				drain, giveUp = nil, time.After(settleAfter)
-			}
+		var wake time.Duration
+		switch {
+		case len(s.tasks) > 0 && s.flush():
+			pauses.Reset()
 			continue
-		}
-		if drain == nil && len(s.parked) == 0 && len(w.done) == 0 {
+		case s.tooLate():
+			s.abandon()
 			return
+		case len(s.tasks) > 0:
+			wake = pauses.NextBackOff()
+		case len(s.parked) > 0:
+			wake = time.Until(s.retry)
+		case drain == nil && len(w.done) == 0:
+			return
+		default:
+			wake = time.Hour
 		}
-		if len(s.parked) > 0 {
-			timer.Reset(time.Until(s.retry))
-		} else {
-			timer.Reset(time.Hour)
+		if by := w.drainBy.Load(); by > 0 {
+			wake = min(wake, time.Until(time.Unix(0, by)))
 		}
+		timer.Reset(max(wake, 0))
 		done := w.done
-		if len(s.parked) >= engine.SettleMax {
-			done = nil // the slots have to wait, or memory would grow
+		if len(s.tasks) > 0 || len(s.parked) >= engine.SettleMax {
+			done = nil // Redis is away, or refuses much: the slots have to wait, or memory would grow
 		}
 		select {
 		case t := <-done:
 			s.tasks = append(s.tasks, t)
 		case <-timer.C:
-			s.tasks, s.parked = append(s.tasks, s.parked...), nil
-		case <-giveUp:
-			s.abandon()
-			return
+			if len(s.tasks) == 0 {
+				s.tasks, s.parked = append(s.tasks, s.parked...), nil
+			}
 		case <-drain:
-			drain, giveUp = nil, time.After(settleAfter)
+			drain = nil
 		}
 	}
+}
+
+// tooLate reports whether the worker has stopped for so long that what Redis
+// did not take by now stays behind.
+func (s *settler) tooLate() bool {
+	by := s.w.drainBy.Load()
+	return by > 0 && len(s.tasks)+len(s.parked) > 0 && time.Now().UnixNano() > by
 }
 
 // gather takes what has piled up.
@@ -163,18 +165,25 @@ func (s *settler) send(endings []ending) bool {
 		calls[i] = e.call
 	}
 	var away error
+	written := 0
+	var undone []*task
 	for i, res := range engine.RunAll(ctx, s.w.rdb, calls) {
 		tasks := endings[i].tasks
 		switch class := engine.Classify(res.Err); class {
 		case engine.OK:
+			written++
+			if t := tasks[0]; engine.Taken(res.Val) { // two jobs with one ID: this one goes on under its entry's
+				s.w.log.Warn("two jobs carry the same ID, one goes on under its entry's", "job", t.describe(), "entry", t.entry)
+				t.ID = t.entry
+				s.tasks = append(s.tasks, t)
+				continue
+			}
 			s.w.ended(tasks, res.Val)
 		case engine.NoGroup: // the group is gone, and its entries with it
 			s.w.log.Error("jobs ended after their group was deleted", "stream", tasks[0].Stream, "jobs", len(tasks), "err", res.Err)
 			tasks[0].lane.forget(tasks)
 		case engine.Refused:
-			s.w.log.Error("the end of jobs is refused, trying again", "job", tasks[0].describe(), "jobs", len(tasks), "err", res.Err)
-			s.parked = append(s.parked, tasks...)
-			s.retry = time.Now().Add(parkedFor)
+			s.park(tasks, res.Err)
 		default:
 			if class == engine.Lost {
 				for _, t := range tasks {
@@ -182,13 +191,25 @@ func (s *settler) send(endings []ending) bool {
 				}
 			}
 			away = res.Err
-			s.tasks = append(s.tasks, tasks...)
+			undone = append(undone, tasks...)
 		}
 	}
+	if away != nil && written > 0 { // one node of a Cluster, or a slot that moves: the others must not wait for it
+		s.park(undone, away)
+		return true
+	}
+	s.tasks = append(s.tasks, undone...)
 	if away != nil {
 		s.w.writes.began(s.w.log, "the ends of jobs cannot be written, trying again", away)
 	}
 	return away == nil
+}
+
+// park sets tasks aside whose end can't be written while others' can.
+func (s *settler) park(tasks []*task, err error) {
+	s.w.log.Error("the end of some jobs cannot be written, trying again", "job", tasks[0].describe(), "jobs", len(tasks), "err", err)
+	s.parked = append(s.parked, tasks...)
+	s.retry = time.Now().Add(parkedFor)
 }
 
 // call is the script that ends a task as its verdict says.
@@ -206,7 +227,11 @@ func (w *Worker) call(t *task) engine.Call {
 	case actRetry, actSnooze, actBounce:
 		return engine.RetryCall(held, keys, t.ID, v.after, t.moved(v))
 	case actRelease:
-		return engine.ReleaseCall(held, keys, t.ID, t.moved(v))
+		id := t.ID
+		if t.bad != nil {
+			id = "" // the entry stays as it is: nothing in it says that it was once known by this ID
+		}
+		return engine.ReleaseCall(held, keys, id, t.moved(v))
 	default:
 		return engine.DeadCall(held, keys, t.ID, t.moved(v), t.deadInfo())
 	}

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,9 @@ type source struct {
 	stream *stream.Stream
 	keys   engine.Keys
 	rank   int // 0 is served first
+
+	trouble outage    // this stream can't be read, and others may be
+	avoid   time.Time // until when it is left out; its reader's alone
 
 	mu    sync.Mutex
 	group engine.GroupKeys
@@ -202,14 +206,17 @@ func (t *task) moved(v verdict) engine.Entry {
 	}
 	o := t.opts
 	o.ID = t.ID
-	o.Moves++
+	o.Moves = more(o.Moves)
 	if o.Published == 0 {
 		o.Published = t.Published.UnixMilli()
 	}
 	failed := v.action == actRetry || v.action == actDead && (v.reason == reasonFailed || v.reason == reasonPermanent || v.reason == reasonUndecodable)
+	if !t.started.IsZero() {
+		o.Expires = 0 // it has started by then
+	}
 	switch {
 	case failed:
-		o.Errors++
+		o.Errors = more(o.Errors)
 		a := engine.Attempt{Attempt: t.Attempt, Worker: t.worker, Error: clip(text(v.err), historyError)}
 		if !t.started.IsZero() {
 			a.Started = t.started.UnixMilli()
@@ -220,9 +227,9 @@ func (t *task) moved(v verdict) engine.Entry {
 			o.History = o.History[n-historyLen:]
 		}
 	case v.action == actBounce:
-		o.Bounces++
+		o.Bounces = more(o.Bounces)
 		if o.BouncedAt == 0 {
-			o.BouncedAt = time.Now().UnixMilli()
+			o.BouncedAt = t.Delivered.UnixMilli()
 		}
 	}
 	if v.action != actBounce && v.action != actRelease {
@@ -231,6 +238,9 @@ func (t *task) moved(v verdict) engine.Entry {
 	e.Opts = o.String()
 	return e
 }
+
+// more counts one up, no further than what the wire format takes: a forged counter must not make a job unreadable.
+func more[T int | int64](n T) T { return min(n+1, math.MaxInt32) }
 
 // describe names the task for people.
 func (t *task) describe() string {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,28 +35,30 @@ type Worker struct {
 	routes     map[string]*route
 	middleware []Middleware
 
-	policy policy
-	unit   int64 // what one job that is no part of a batch weighs
-	slots  []*slot
-	lives  sync.WaitGroup // slots
-	ready  chan *task     // read, not started
-	done   chan *task     // ended, not yet so in Redis
-	drain  chan struct{}  // closed: settle what is in done, then stop
-	gone   chan struct{}  // closed: nobody settles any more
-	abort  chan struct{}  // closed: running handlers are told to stop
-	root   context.Context
+	policy  policy
+	unit    int64 // what one job that is no part of a batch weighs
+	slots   []*slot
+	lives   sync.WaitGroup // slots
+	ready   chan *task     // read, not started
+	done    chan *task     // ended, not yet so in Redis
+	drain   chan struct{}  // closed: settle what is in done, then stop
+	drainBy atomic.Int64   // unix ns: by then, when Redis is away
+	gone    chan struct{}  // closed: nobody settles any more
+	abort   chan struct{}  // closed: running handlers are told to stop
+	root    context.Context
 
 	readers  []*reader
 	stopping atomic.Bool  // nothing starts any more
 	load     atomic.Int64 // weight of all that is read and not ended
+	spare    atomic.Int64 // tokens in ready whose jobs a batch has taken
 	pace     pace
 	clock    atomic.Int64 // Redis's clock minus ours, ns
 
 	counts  counters
 	settled atomic.Int64 // unix ns
 	opened  atomic.Bool
-	reads   outage // Redis can't be read from now
-	writes  outage // or written to
+	opening outage // the streams can't be opened now
+	writes  outage // or the ends of jobs written
 }
 
 // Stats count what a worker has done since it began. Runs whose end could not
@@ -166,8 +169,18 @@ type Health struct {
 
 // Health may be called at any time.
 func (w *Worker) Health() Health {
-	h := Health{Ready: w.opened.Load(), MaxJobs: w.cfg.MaxJobs, Queued: len(w.ready), Running: len(w.Running())}
-	if err := errors.Join(w.reads.cause(), w.writes.cause()); err != nil {
+	h := Health{Ready: w.opened.Load(), MaxJobs: w.cfg.MaxJobs, Queued: w.queued(), Running: len(w.Running())}
+	w.mu.Lock()
+	readers := w.readers
+	w.mu.Unlock()
+	errs := []error{w.opening.cause(), w.writes.cause()}
+	for _, r := range readers {
+		errs = append(errs, r.reads.cause())
+	}
+	for _, src := range w.sources {
+		errs = append(errs, src.trouble.cause())
+	}
+	if err := errors.Join(errs...); err != nil {
 		h.Ready, h.Redis = false, err
 	}
 	if ns := w.settled.Load(); ns > 0 {
@@ -208,8 +221,12 @@ func (w *Worker) Running() []Running {
 // stuckAfter is how long Run waits, after the grace period, for handlers that were told to stop.
 const stuckAfter = 3 * time.Second
 
-// settleAfter is how long Run tries to write the last ends of jobs while Redis is away.
-const settleAfter = 5 * time.Second
+// settleAfter is how long Run tries to write the last ends of jobs while Redis is away, and leaveTimeout how long
+// it tries to leave its groups: with Config.Grace they stay below the 30 s after which Kubernetes kills.
+const (
+	settleAfter  = 2 * time.Second
+	leaveTimeout = time.Second
+)
 
 // Run works until ctx ends, then stops reading, hands back what has not
 // started, lets handlers finish within Config.Grace, ends the contexts of the
@@ -233,22 +250,27 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	stop := context.AfterFunc(ctx, func() { w.stopping.Store(true) })
 	defer stop()
-	var settler, upkeep sync.WaitGroup
+	var settler, shedding, upkeep, readers sync.WaitGroup
 	settler.Go(w.settle)
 	for _, s := range w.slots {
 		w.lives.Go(func() { w.serve(s) })
 	}
+	shedding.Go(func() { w.shedding(ctx) })
 	upkeep.Go(func() { w.heartbeat(ctx) })
 	upkeep.Go(func() { w.promoter().Run(ctx) })
-	var readers sync.WaitGroup
 	for _, r := range w.readers {
 		readers.Go(func() { r.run(ctx) })
 	}
 
-	readers.Wait() // they return soon after ctx has ended, and not before
+	<-ctx.Done()
+	grace := time.AfterFunc(w.cfg.Grace, w.abortRuns) // whatever readers, which may wait for a dead Redis, still do
+	readers.Wait()
+	shedding.Wait() // it hands back too, so it has to end before the settler
 	w.handBackQueue()
 	close(w.ready) // the slots end when their jobs do
 	err := w.waitForHandlers()
+	grace.Stop()
+	w.drainBy.Store(time.Now().Add(settleAfter).UnixNano())
 	close(w.drain)
 	settler.Wait()
 	close(w.gone)
@@ -286,7 +308,7 @@ func (w *Worker) openAll(ctx context.Context) error {
 		err := w.open(ctx)
 		if err == nil {
 			w.opened.Store(true)
-			w.reads.over(w.log, "the streams are open")
+			w.opening.over(w.log, "the streams are open")
 			return nil
 		}
 		switch engine.Classify(err) {
@@ -294,7 +316,7 @@ func (w *Worker) openAll(ctx context.Context) error {
 		default:
 			return err
 		}
-		w.reads.began(w.log, "streams cannot be opened, trying again", err)
+		w.opening.began(w.log, "streams cannot be opened, trying again", err)
 		if !sleep(ctx, pauses.NextBackOff()) {
 			return nil
 		}
@@ -307,34 +329,49 @@ func (w *Worker) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
 	for _, src := range w.sources {
-		opened, err := engine.Open(ctx, w.rdb, src.keys, w.group, string(src.stream.Kind()), false)
-		doing := fmt.Sprintf("open %s/%s", src.stream.Name(), w.group)
-		switch {
-		case engine.Classify(err) == engine.Denied:
-			return fmt.Errorf("%s: %w: %w", doing, stream.ErrDenied, err)
-		case err != nil:
-			return fmt.Errorf("%s: %w", doing, err)
-		case opened.Refusal != "":
-			return fmt.Errorf("open %s/%s: %w", src.stream.Name(), w.group, errRefused{src.stream.Refused(opened)})
-		}
-		kind := stream.Kind(opened.Kind)
-		group := src.keys.Group(w.group, kind == stream.KindEvents)
-		src.mu.Lock()
-		if src.lanes == nil {
-			src.lanes = []*lane{
-				{src: src, key: group.Redelivery, delete: true},
-				{src: src, key: src.keys.Stream, delete: kind != stream.KindEvents},
-			}
-		}
-		src.group, src.kind, src.epoch = group, kind, opened.Epoch
-		src.mu.Unlock()
-		if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) {
-			w.log.Warn("the stream is not in the registry, since redis is full: the heartbeat tries again", "err", err)
-		} else if err != nil {
-			return fmt.Errorf("%s: %w", doing, err)
+		if err := w.openSource(ctx, src); err != nil {
+			return err
 		}
 	}
 	return w.readClock(ctx)
+}
+
+// openSource makes the group on one stream, if it is not there. Once the
+// stream's kind is known it stays: a stream that was flushed becomes again what it was.
+func (w *Worker) openSource(ctx context.Context, src *source) error {
+	src.mu.Lock()
+	kind := src.kind
+	src.mu.Unlock()
+	if kind == stream.KindAny {
+		kind = src.stream.Kind()
+	}
+	opened, err := engine.Open(ctx, w.rdb, src.keys, w.group, string(kind), false)
+	doing := fmt.Sprintf("open %s/%s", src.stream.Name(), w.group)
+	switch {
+	case engine.Classify(err) == engine.Denied:
+		return fmt.Errorf("%s: %w: %w", doing, stream.ErrDenied, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", doing, err)
+	case opened.Refusal != "":
+		return fmt.Errorf("%s: %w", doing, errRefused{src.stream.Refused(opened)})
+	}
+	kind = stream.Kind(opened.Kind)
+	group := src.keys.Group(w.group, kind == stream.KindEvents)
+	src.mu.Lock()
+	if src.lanes == nil {
+		src.lanes = []*lane{
+			{src: src, key: group.Redelivery, delete: true},
+			{src: src, key: src.keys.Stream, delete: kind != stream.KindEvents},
+		}
+	}
+	src.group, src.kind, src.epoch = group, kind, opened.Epoch
+	src.mu.Unlock()
+	if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) {
+		w.log.Warn("the stream is not in the registry, since redis is full: the heartbeat tries again", "err", err)
+	} else if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
 }
 
 // errRefused is a refusal, which is no error of the connection.
@@ -348,7 +385,11 @@ func (errRefused) RedisError() {}
 // readClock learns how far our clock is from Redis's, which decides when a job has expired.
 func (w *Worker) readClock(ctx context.Context) error {
 	before := time.Now()
-	t, err := w.rdb.Time(ctx).Result()
+	v, err := engine.DoAt(ctx, w.rdb, 0, "TIME")
+	if err != nil {
+		return fmt.Errorf("read the time of redis: %w", err)
+	}
+	t, err := engine.ReadTime(v)
 	if err != nil {
 		return fmt.Errorf("read the time of redis: %w", err)
 	}
@@ -362,26 +403,19 @@ func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.L
 
 const heartbeatEvery = 10 * time.Second
 
-// heartbeat keeps the streams in the registry and the clock known, and hands
-// back what was read ahead for a pace that did not last.
+// heartbeat keeps the streams in the registry, and the clock and epochs known.
 func (w *Worker) heartbeat(ctx context.Context) {
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
-	look := time.NewTicker(shedEvery)
-	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-look.C:
-			w.shed()
 		case <-beat.C:
 			callCtx, cancel := context.WithTimeout(ctx, openTimeout)
 			err := w.readClock(callCtx)
 			for _, src := range w.sources {
-				if err == nil {
-					err = src.stream.Announce(callCtx)
-				}
+				err = errors.Join(err, src.stream.Announce(callCtx), w.readEpoch(callCtx, src))
 			}
 			cancel()
 			if err != nil && ctx.Err() == nil {
@@ -389,6 +423,23 @@ func (w *Worker) heartbeat(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// readEpoch learns that somebody else made the group again: fences grow then too.
+func (w *Worker) readEpoch(ctx context.Context, src *source) error {
+	v, err := engine.Do(ctx, w.rdb, "HGET", src.keys.Config, "epoch:"+w.group)
+	if err != nil {
+		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
+	}
+	text, _ := v.(string)
+	epoch, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
+	}
+	src.mu.Lock()
+	src.epoch = max(src.epoch, epoch)
+	src.mu.Unlock()
+	return nil
 }
 
 // promoter brings this group's own retries back when they are due, so that none waits for a scheduler.
@@ -409,23 +460,25 @@ func (w *Worker) promoter() *engine.Promoter {
 	}
 }
 
-// waitForHandlers gives running handlers their grace, then ends their contexts.
+// abortRuns ends the contexts of all handlers: the grace period is over.
+func (w *Worker) abortRuns() {
+	close(w.abort)
+	for _, s := range w.slots {
+		s.cancelRun(ErrStopping)
+	}
+}
+
+// waitForHandlers waits for the slots to end; for stuckAfter at most once the handlers were told to stop.
 func (w *Worker) waitForHandlers() error {
 	ended := make(chan struct{})
 	go func() { // ends with the handlers; only a stuck one, which nobody can end, keeps it
 		w.lives.Wait()
 		close(ended)
 	}()
-	grace := time.NewTimer(w.cfg.Grace)
-	defer grace.Stop()
 	select {
 	case <-ended:
 		return nil
-	case <-grace.C:
-	}
-	close(w.abort)
-	for _, s := range w.slots {
-		s.cancelRun(ErrStopping)
+	case <-w.abort:
 	}
 	last := time.NewTimer(stuckAfter)
 	defer last.Stop()
@@ -451,7 +504,11 @@ func (w *Worker) waitForHandlers() error {
 
 // leave takes this consumer off the groups where it holds nothing any more.
 func (w *Worker) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	if err := w.writes.cause(); err != nil {
+		w.log.Warn("the consumer stays behind in its groups", "err", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	for _, src := range w.sources {
 		keys := []string{src.group.Redelivery, src.group.Suspects, src.keys.Stream}

@@ -1,10 +1,12 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,6 +58,9 @@ type Scheduler struct {
 	cfg      Config
 	started  atomic.Bool
 	promoter engine.Promoter
+
+	mu    sync.Mutex
+	known map[string][]engine.Slot // of each stream, as last found
 }
 
 // New returns a scheduler for all streams that rdb's Redis knows. It does no
@@ -95,24 +100,31 @@ func (s *Scheduler) Promoted() int64 { return s.promoter.Moved() }
 // were. An error of one stream keeps none of the others back.
 func (s *Scheduler) Once(ctx context.Context) (int64, error) {
 	slots, err := s.slots(ctx)
-	if err != nil {
+	if err != nil && len(slots) == 0 {
 		return 0, err
 	}
 	before := s.Promoted()
-	var errs []error
+	errs := []error{err}
 	for _, slot := range slots {
 		errs = append(errs, s.promoter.Empty(ctx, slot))
 	}
 	return s.Promoted() - before, errors.Join(errs...)
 }
 
-// slots lists the sorted sets of every stream in the registry. A name that can't be a stream's is passed over.
+// slots lists the sorted sets of every stream in the registry. A name that can't be a stream's is passed over. When a
+// stream cannot be asked now, the sets it had before are listed, and the error comes with them.
 func (s *Scheduler) slots(ctx context.Context) ([]engine.Slot, error) {
 	names, err := stream.Names(ctx, s.rdb)
 	if err != nil {
 		return nil, fmt.Errorf("find the streams: %w", err)
 	}
+	s.mu.Lock()
+	before := s.known
+	s.mu.Unlock()
+	known := make(map[string][]engine.Slot, len(names))
 	var slots []engine.Slot
+	var first error
+	failed := 0
 	for _, name := range names {
 		st, err := stream.New(s.rdb, name, stream.Config{})
 		if err != nil {
@@ -120,14 +132,28 @@ func (s *Scheduler) slots(ctx context.Context) ([]engine.Slot, error) {
 			continue
 		}
 		list, err := st.Slots(ctx)
-		if engine.OneSet(err) { // the other streams go on
+		switch {
+		case err == nil:
+		case engine.OneSet(err): // the other streams go on
 			s.cfg.Logger.Error("the due jobs of a stream cannot be found", "stream", name, "err", err)
 			continue
-		}
-		if err != nil {
+		case engine.Everywhere(s.rdb, err):
 			return nil, err
+		default:
+			if list = before[name]; list == nil {
+				list = []engine.Slot{engine.ScheduledSlot(engine.NewKeys(name))}
+			}
+			failed++
+			first = cmp.Or(first, err)
 		}
+		known[name] = list
 		slots = append(slots, list...)
 	}
-	return slots, nil
+	s.mu.Lock()
+	s.known = known
+	s.mu.Unlock()
+	if failed > 1 {
+		first = fmt.Errorf("%w, and %d streams more", first, failed-1)
+	}
+	return slots, first
 }

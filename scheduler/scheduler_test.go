@@ -271,3 +271,55 @@ func TestRunsOnlyOnce(t *testing.T) {
 	}
 	stop()
 }
+
+// migrating is a hook that answers for keys of one stream as a server does whose slot migrates.
+type migrating struct{ key string }
+
+type tryAgain struct{}
+
+func (tryAgain) Error() string { return "TRYAGAIN Multiple keys request during rehashing of slot" }
+func (tryAgain) RedisError()   {}
+
+func (m migrating) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (m migrating) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (m migrating) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.Contains(fmt.Sprint(cmd.Args()...), m.key) {
+			cmd.SetErr(tryAgain{})
+			return tryAgain{}
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// TestOneStreamThatCannotBeAskedStopsNoOther: nor its own deferred jobs, whose set is known by its name.
+func TestOneStreamThatCannotBeAskedStopsNoOther(t *testing.T) {
+	t.Parallel()
+	rdb, s := newStream(t)
+	bad, err := stream.New(rdb, "aaa", stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, bad, deferred(1, time.Millisecond))
+	publish(t, s, deferred(2, time.Millisecond))
+	other := redistest.Connect(t, rdb.Options())
+	other.AddHook(migrating{"{aaa}:config"})
+	run(t, other, scheduler.Config{PollDelay: 20 * time.Millisecond})
+	waiting(t, rdb, "orders", 1)
+	waiting(t, rdb, "aaa", 1)
+	publish(t, bad, deferred(3, time.Millisecond))
+	publish(t, s, deferred(4, time.Millisecond))
+	sched, err := scheduler.New(other, scheduler.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sched.Once(t.Context()); !errors.As(err, new(tryAgain)) {
+		t.Errorf("Once: %v, want the error of the stream that cannot be asked", err)
+	}
+	waiting(t, rdb, "orders", 2)
+	waiting(t, rdb, "aaa", 2)
+}

@@ -97,7 +97,11 @@ func (c *combiner) done() {
 // send puts lead and what has queued up behind it into one pipeline.
 func (c *combiner) send(ctx context.Context, s *Stream, lead *ticket) {
 	c.mu.Lock()
-	n := min(len(c.queue), combineMax-1)
+	n, size := 0, weight(lead.entry)
+	for n < len(c.queue) && n < combineMax-1 && size < pipelineBytes {
+		size += weight(c.queue[n].entry)
+		n++
+	}
 	batch := append(make([]*ticket, 0, n+1), lead)
 	batch = append(batch, c.queue[:n]...)
 	c.queue = append([]*ticket(nil), c.queue[n:]...)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -168,5 +169,31 @@ func TestCombinerOnTheWire(t *testing.T) {
 	}
 	if n := length(t, redistest.Client(t), s.Name()); n != stored || n < callers-8 {
 		t.Errorf("%d callers were told their job is stored, %d are", stored, n)
+	}
+}
+
+// TestCombinerBytes: what concurrent callers share is no larger than a pipeline of PublishAll.
+func TestCombinerBytes(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{PublishTimeout: 20 * time.Second})
+	most := &pipelines{}
+	rdb.AddHook(most)
+	g := gate{make(chan struct{}), make(chan struct{})}
+	close(g.pipeline)
+	rdb.AddHook(g)
+	const callers = 40
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			if _, err := s.Publish(t.Context(), stream.Job{Type: "a", Data: make([]byte, 1<<20)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	redistest.Wait(t, "callers queue up", func() bool { return s.Queued() == callers-8 })
+	close(g.single)
+	wg.Wait()
+	if n := length(t, redistest.Client(t), s.Name()); n != callers || most.most() > 4 || most.most() < 2 {
+		t.Errorf("%d stored, at most %d of 1 MiB in one pipeline: want %d and 4", n, most.most(), callers)
 	}
 }

@@ -52,6 +52,11 @@ type DeadFilter struct {
 	NewerThan time.Duration // died more recently
 }
 
+// all reports whether the filter picks every letter.
+func (f DeadFilter) all() bool {
+	return len(f.IDs) == 0 && f.Type == "" && f.Error == "" && f.OlderThan == 0 && f.NewerThan == 0
+}
+
 // Page of a listing.
 type Page struct {
 	After string // the "next" of the page before; "" is the first
@@ -60,11 +65,14 @@ type Page struct {
 
 const (
 	deadPage  = 100
-	deadBatch = 500 // letters read, or changed, at once
+	deadFirst = 16      // letters read at once to begin with,
+	deadBatch = 500     // and at most,
+	deadBytes = 4 << 20 // as long as those before say that it is no more than this
 )
 
 // Dead lists dead letters, oldest first, one page at a time: next is empty on
-// the last. It reads on until a page is full, or the letters that were there when it began are over.
+// the last. It reads on until a page is full and a letter of the next is seen,
+// or the letters that were there when it began are over.
 func (g *Group) Dead(ctx context.Context, filter DeadFilter, page Page) (letters []DeadLetter, next string, err error) {
 	limit := page.Limit
 	if limit <= 0 {
@@ -75,15 +83,16 @@ func (g *Group) Dead(ctx context.Context, filter DeadFilter, page Page) (letters
 		return nil, "", err
 	}
 	for {
-		batch, err := w.next(ctx)
+		need := deadBatch
+		if filter.all() {
+			need = limit - len(letters) + 1
+		}
+		batch, err := w.next(ctx, need)
 		if err != nil {
 			return letters, "", err
 		}
-		for _, letter := range batch {
-			letters = append(letters, letter)
-			if len(letters) == limit {
-				return letters, letter.Entry, nil
-			}
+		if letters = append(letters, batch...); len(letters) > limit {
+			return letters[:limit:limit], letters[limit-1].Entry, nil
 		}
 		if w.done {
 			return letters, "", nil
@@ -110,8 +119,10 @@ type deadWalk struct {
 	keys   engine.GroupKeys
 	ids    map[string]bool
 	now    time.Time
-	after  string
+	after  string // the last that was read
+	one    bool   // only last is looked at
 	last   string
+	chunk  int // letters to read at once
 	seen   int64
 	done   bool
 }
@@ -119,6 +130,7 @@ type deadWalk struct {
 func (w *deadWalk) open(ctx context.Context) error {
 	ctx, cancel := w.g.s.deadline(ctx)
 	defer cancel()
+	w.chunk = deadFirst
 	var err error
 	if w.keys, _, err = w.g.open(ctx); err != nil {
 		return err
@@ -151,30 +163,31 @@ func (w *deadWalk) open(ctx context.Context) error {
 				return wrapRead("look up "+id, err)
 			}
 			place, at, _ := engine.SplitWhere(where)
-			if place != "dead" {
+			if place != "dead" || w.after != "" && !entryLess(w.after, at) {
 				w.done = true
 				return nil
 			}
-			w.after, w.last = "="+at, at
+			w.one, w.last = true, at
 		}
 	}
 	return nil
 }
 
-func (w *deadWalk) next(ctx context.Context) ([]DeadLetter, error) {
+// next reads at most so many more, and returns those that match.
+func (w *deadWalk) next(ctx context.Context, most int) ([]DeadLetter, error) {
 	if w.done {
 		return nil, nil
 	}
 	ctx, cancel := w.g.s.deadline(ctx)
 	defer cancel()
-	from := "-"
-	if one, ok := strings.CutPrefix(w.after, "="); ok {
-		from = one
+	count, from := min(w.chunk, most), "-"
+	if w.one {
+		from = w.last
 	} else if w.after != "" {
 		from = "(" + w.after
 	}
 	// XRANGE by hand: go-redis's own puts the fields into a map, and their order tells ours from foreign entries
-	v, err := engine.Do(ctx, w.g.s.rdb, "XRANGE", w.keys.Dead, from, w.last, "COUNT", deadBatch)
+	v, err := engine.Do(ctx, w.g.s.rdb, "XRANGE", w.keys.Dead, from, w.last, "COUNT", count)
 	if err != nil {
 		return nil, wrapRead("read the dead letters of "+w.g.s.name+"/"+w.g.name, err)
 	}
@@ -182,9 +195,13 @@ func (w *deadWalk) next(ctx context.Context) ([]DeadLetter, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.done = len(entries) < deadBatch
+	w.done = w.one || len(entries) < count
 	var letters []DeadLetter
+	size := 1
 	for _, e := range entries {
+		for _, v := range e.values {
+			size += len(v)
+		}
 		w.after = e.id
 		w.seen++
 		letter := parseDead(e)
@@ -192,6 +209,7 @@ func (w *deadWalk) next(ctx context.Context) ([]DeadLetter, error) {
 			letters = append(letters, letter)
 		}
 	}
+	w.chunk = max(min(4*w.chunk, deadBytes*max(len(entries), 1)/size, deadBatch), 1)
 	return letters, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -222,5 +223,129 @@ func TestDeadForeign(t *testing.T) {
 	d := read(t, s, g.Redelivery, "g", 1)[0]
 	if d.id != id || len(d.opts.Fields) != 3 || string(d.opts.Fields[2][1]) != "\xff\x00" {
 		t.Errorf("redriven as %q with %q", d.id, d.opts.Fields)
+	}
+}
+
+// TestRedriveSaturates: the highest fence there is stays readable.
+func TestRedriveSaturates(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, stream.Config{})
+	g := group(t, s, "g")
+	publish(t, s, stream.Job{Type: "a", ID: "x"})
+	d := read(t, s, s.Name(), "g", 1)[0]
+	d.opts.Moves = math.MaxInt32
+	kill(t, s, g, d, "{}")
+	if sweep, err := s.Group("g").Redrive(t.Context(), stream.DeadFilter{}, stream.RedriveOptions{}); err != nil || sweep.Moved != 1 {
+		t.Fatalf("%+v, %v", sweep, err)
+	}
+	if d := read(t, s, g.Redelivery, "g", 1)[0]; d.opts.Moves != math.MaxInt32 {
+		t.Errorf("redriven with fence %d", d.opts.Moves)
+	}
+}
+
+// TestDeadPages: next is empty on the last page, whatever the filter and however full the page is.
+func TestDeadPages(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, stream.Config{})
+	g := group(t, s, "g")
+	bury(t, s, g, 6)
+	for name, c := range map[string]struct {
+		filter stream.DeadFilter
+		limit  int
+		want   string
+	}{
+		"full":        {stream.DeadFilter{}, 3, "j0 j1 j2/j3 j4 j5"},
+		"all in one":  {stream.DeadFilter{}, 6, "j0 j1 j2 j3 j4 j5"},
+		"rest":        {stream.DeadFilter{}, 4, "j0 j1 j2 j3/j4 j5"},
+		"type":        {stream.DeadFilter{Type: "even"}, 1, "j0/j2/j4"},
+		"one ID":      {stream.DeadFilter{IDs: []string{"j3"}}, 1, "j3"},
+		"IDs":         {stream.DeadFilter{IDs: []string{"j3", "j1"}}, 1, "j1/j3"},
+		"one too few": {stream.DeadFilter{Error: "boom"}, 5, "j0 j1 j2 j3 j4/j5"},
+	} {
+		var pages []string
+		page := stream.Page{Limit: c.limit}
+		for range 10 {
+			letters, next, err := s.Group("g").Dead(t.Context(), c.filter, page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pages = append(pages, ids(letters))
+			if page.After = next; next == "" {
+				break
+			}
+		}
+		if got := strings.Join(pages, "/"); got != c.want {
+			t.Errorf("%s: pages %s, want %s", name, got, c.want)
+		}
+	}
+	one := stream.DeadFilter{IDs: []string{"j3"}}
+	letters, _, err := s.Group("g").Dead(t.Context(), one, stream.Page{})
+	if err != nil || len(letters) != 1 {
+		t.Fatal(letters, err)
+	}
+	if again, next, err := s.Group("g").Dead(t.Context(), one, stream.Page{After: letters[0].Entry}); err != nil || len(again) != 0 || next != "" {
+		t.Errorf("after itself: %q, next %q, %v", ids(again), next, err)
+	}
+}
+
+// counts is a hook that notes the COUNT of each XRANGE.
+type counts struct{ seen []int }
+
+func (c *counts) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *counts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (c *counts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if args := cmd.Args(); cmd.Name() == "xrange" && len(args) == 6 {
+			n, _ := args[5].(int)
+			c.seen = append(c.seen, n)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// TestDeadLargeLetters: a listing reads no more than it needs, and a walk over large letters no more at once than fits.
+func TestDeadLargeLetters(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	g := group(t, s, "g")
+	letter := func(i, size int) {
+		e := engine.Entry{Type: "a", Data: strings.Repeat("x", size), Opts: engine.Opts{ID: fmt.Sprint(i)}.String()}
+		if err := rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: g.Dead, Values: append(e.Fields(), "info", "{}")}).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 40 {
+		letter(i, 512<<10)
+	}
+	c := &counts{}
+	rdb.AddHook(c)
+	letters, next, err := s.Group("g").Dead(t.Context(), stream.DeadFilter{}, stream.Page{Limit: 1})
+	if err != nil || len(letters) != 1 || next == "" || fmt.Sprint(c.seen) != "[2]" {
+		t.Errorf("a page of one: %d letters, next %q, %v, read %v", len(letters), next, err, c.seen)
+	}
+	c.seen = nil
+	sweep, err := s.Group("g").Purge(t.Context(), stream.DeadFilter{Type: "none"}, stream.PurgeOptions{})
+	if err != nil || sweep.Seen != 40 {
+		t.Errorf("%+v, %v", sweep, err)
+	}
+	for i, n := range c.seen {
+		if i == 0 && n > 50 || i > 0 && n > 8 {
+			t.Errorf("read %v letters of 512 KiB at once, want 8 once their size is known", c.seen)
+			break
+		}
+	}
+	if sweep, err := s.Group("g").Redrive(t.Context(), stream.DeadFilter{}, stream.RedriveOptions{}); err != nil || sweep.Moved != 40 {
+		t.Errorf("redrive: %+v, %v", sweep, err)
+	}
+	for i := range 1500 {
+		letter(i, 10)
+	}
+	c.seen = nil
+	if sweep, err := s.Group("g").Purge(t.Context(), stream.DeadFilter{}, stream.PurgeOptions{}); err != nil || sweep.Moved != 1500 || len(c.seen) > 8 {
+		t.Errorf("%+v, %v, read in steps of %v: small letters go in large ones", sweep, err, c.seen)
 	}
 }

@@ -67,3 +67,25 @@ func TestDepths(t *testing.T) {
 		})
 	}
 }
+
+// TestDepthsOfEventsWithGaps: after an XDEL Redis has no lag; what is not known is not 0.
+func TestDepthsOfEventsWithGaps(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{Kind: stream.KindEvents})
+	group(t, s, "g")
+	receipts := publish(t, s, make4()...)
+	waits := func(when string, want int64) {
+		t.Helper()
+		if d, err := s.Group("g").Depths(t.Context()); err != nil || d.Waiting != want || d.Lag != want {
+			t.Errorf("%s: %+v, %v, want %d waiting", when, d, err, want)
+		}
+	}
+	rdb.XDel(t.Context(), s.Name(), receipts[2].ID)
+	waits("none is read", 3)
+	read(t, s, s.Name(), "g", 1)
+	waits("one is read", -1)
+	read(t, s, s.Name(), "g", 10)
+	waits("all are read", 0)
+	publish(t, s, make4()...)
+	waits("and more", 4)
+}

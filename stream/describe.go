@@ -194,8 +194,8 @@ func (g *Group) open(ctx context.Context) (engine.GroupKeys, Kind, error) {
 
 // Depths of a group: how many jobs are where.
 type Depths struct {
-	Waiting   int64         `json:"waiting"` // not yet read by the group, redeliveries included
-	Lag       int64         `json:"lag"`     // of Waiting, those never read before, as Redis counts; -1 where it can't
+	Waiting   int64         `json:"waiting"` // not yet read by the group, redeliveries included; -1: not known
+	Lag       int64         `json:"lag"`     // of Waiting, those never read before; -1: not known
 	Active    int64         `json:"active"`
 	Scheduled int64         `json:"scheduled"` // of the stream, for all its groups
 	Retrying  int64         `json:"retrying"`
@@ -204,7 +204,9 @@ type Depths struct {
 	Workers   int64         `json:"workers"` // consumers of the group
 }
 
-// Depths reads them all; each number is exact, but they are not of one instant.
+// Depths reads them all. Each number is exact, but they are not of one instant, and where somebody else deletes
+// entries there are two exceptions: on an events stream Redis can't count what waits while a deleted entry lies
+// among it, and Waiting and Lag are -1; on a queue an entry deleted while a worker holds it hides one that waits.
 func (g *Group) Depths(ctx context.Context) (Depths, error) {
 	ctx, cancel := g.s.deadline(ctx)
 	defer cancel()
@@ -221,8 +223,15 @@ func (g *Group) Depths(ctx context.Context) (Depths, error) {
 	}
 	scheduled, retrying, dead := pipe.ZCard(ctx, g.s.keys.Scheduled), pipe.ZCard(ctx, keys.Retrying), pipe.XLen(ctx, keys.Dead)
 	clock := pipe.Time(ctx)
-	if err := engine.Exec(ctx, pipe); err != nil && engine.Classify(err) != engine.NoGroup {
-		return Depths{}, wrapRead("read the depths of "+g.s.name+"/"+g.name, err)
+	_ = engine.Exec(ctx, pipe) // each command carries its own error
+	cmds := []redis.Cmder{scheduled, retrying, dead, clock}
+	for i := range streams {
+		cmds = append(cmds, lens[i], pends[i])
+	}
+	for _, cmd := range cmds {
+		if err := cmd.Err(); err != nil && engine.Classify(err) != engine.NoGroup {
+			return Depths{}, wrapRead("read the depths of "+g.s.name+"/"+g.name, err)
+		}
 	}
 	infos, err := g.s.groupInfos(ctx)
 	if err != nil {
@@ -234,7 +243,9 @@ func (g *Group) Depths(ctx context.Context) (Depths, error) {
 		if info.Name == g.name {
 			d.Workers, last = info.Consumers, info.LastDeliveredID
 			if kind == KindEvents {
-				d.Lag = info.Lag
+				if d.Lag, err = g.lag(ctx, info, lens[0].Val()); err != nil {
+					return Depths{}, err
+				}
 			}
 		}
 	}
@@ -250,12 +261,35 @@ func (g *Group) Depths(ctx context.Context) (Depths, error) {
 	}
 	if kind == KindEvents {
 		// entries stay after they are done: only what lies behind the group's position waits
-		d.Waiting += max(d.Lag, 0)
+		if d.Waiting += d.Lag; d.Lag < 0 {
+			d.Waiting = -1
+		}
 	} else {
 		d.Lag = max(lens[0].Val()-pendingCount(pends[0]), 0)
 	}
 	d.Oldest, err = g.oldest(ctx, streams, last, clock.Val())
 	return d, err
+}
+
+// lag is how many entries lie behind a group's position. Redis has no number
+// while one that was deleted lies among them; none and all can be told even so.
+func (g *Group) lag(ctx context.Context, info redis.XInfoGroup, length int64) (int64, error) {
+	if info.Lag >= 0 || length == 0 {
+		return max(info.Lag, 0), nil
+	}
+	pipe := g.s.rdb.Pipeline()
+	behind := pipe.XRangeN(ctx, g.s.name, "("+info.LastDeliveredID, "+", 1)
+	first := pipe.XRangeN(ctx, g.s.name, "-", "+", 1)
+	if err := engine.Exec(ctx, pipe); err != nil {
+		return 0, wrapRead("read "+g.s.name, err)
+	}
+	switch b, f := behind.Val(), first.Val(); {
+	case len(b) == 0:
+		return 0, nil
+	case len(f) > 0 && f[0].ID == b[0].ID:
+		return length, nil
+	}
+	return -1, nil
 }
 
 func pendingCount(cmd *redis.XPendingCmd) int64 {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"time"
 	"unicode/utf8"
 
@@ -50,7 +51,7 @@ type Job struct {
 	At time.Time
 	// ExpiresAt: when the job has not started by then it is dead-lettered as expired. Default: never.
 	ExpiresAt time.Time
-	// MaxTries is how many runs may end in an error. Default: the worker's.
+	// MaxTries is how many runs may end in an error, at most 2³¹−1. Default: the worker's.
 	MaxTries int
 	// Timeout of one run; None: no limit. Default: the worker's.
 	Timeout time.Duration
@@ -142,10 +143,12 @@ type prepared struct {
 	nonce  string
 	delay  time.Duration
 	at     time.Time
-	chosen bool
+	chosen bool // the ID is the caller's
 }
 
 func (p prepared) plain() bool { return p.id == "" }
+
+func (p prepared) deferred() bool { return p.delay > 0 || !p.at.IsZero() }
 
 // invalid reports a fault of one field of a job.
 func invalid(field, format string, args ...any) error {
@@ -180,11 +183,10 @@ func (s *Stream) prepare(job Job, traceparent, tracestate string) (prepared, err
 		at:     job.At,
 		chosen: job.ID != "",
 	}
-	deferred := p.delay > 0 || !p.at.IsZero()
-	if p.id == "" && !deferred && job.bare() && tracestate == "" {
+	if p.id == "" && !p.deferred() && job.bare() && tracestate == "" {
 		return p, nil
 	}
-	if deferred && p.id == "" {
+	if p.deferred() && p.id == "" {
 		p.id = newID()
 	}
 	opts := engine.Opts{
@@ -203,7 +205,7 @@ func (s *Stream) prepare(job Job, traceparent, tracestate string) (prepared, err
 		p.nonce = newNonce()
 		opts.Published = time.Now().UnixMilli()
 	}
-	if deferred {
+	if p.deferred() {
 		opts.Due = p.at.UnixMilli()
 		if p.at.IsZero() {
 			opts.Due = time.Now().Add(p.delay).UnixMilli() // for people to read: Redis's clock decides
@@ -249,6 +251,8 @@ func (j Job) check() error {
 		return invalid("Delay", "is out of range: %s", j.Delay)
 	case j.MaxTries < 0:
 		return invalid("MaxTries", "is negative: %d", j.MaxTries)
+	case j.MaxTries > math.MaxInt32: // no worker would take it
+		return invalid("MaxTries", "is %d, at most %d are allowed", j.MaxTries, math.MaxInt32)
 	case j.Timeout < 0 && j.Timeout != None:
 		return invalid("Timeout", "is negative: %s (None is no limit)", j.Timeout)
 	case j.KeepResult < 0 && j.KeepResult != None:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -209,5 +210,125 @@ func TestDefaultDeadline(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// TestPublishAllAfterTheEnd: under a context that has ended nothing is sent, and nothing is ambiguous.
+func TestPublishAllAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gone := errors.New("gone home")
+	cancel(gone)
+	for _, n := range []int{1, 3} {
+		receipts, err := s.PublishAll(ctx, make4()[:n])
+		for i, r := range receipts {
+			if !errors.Is(r.Err, stream.ErrUnavailable) || errors.Is(r.Err, stream.ErrAmbiguous) || !errors.Is(r.Err, gone) || !errors.Is(err, gone) {
+				t.Errorf("job %d of %d: %v, want ErrUnavailable", i, n, r.Err)
+			}
+		}
+	}
+	if n := length(t, rdb, s.Name()); n != 0 {
+		t.Errorf("%d stored", n)
+	}
+}
+
+// afterwards is a hook that does something once, after a script has run and before its answer is lost.
+type afterwards struct{ once func() }
+
+func (a *afterwards) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (a *afterwards) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error { return a.lose(cmds[0], next(ctx, cmds)) }
+}
+
+func (a *afterwards) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error { return a.lose(cmd, next(ctx, cmd)) }
+}
+
+func (a *afterwards) lose(cmd redis.Cmder, err error) error {
+	if err != nil || !strings.HasPrefix(strings.ToUpper(cmd.Name()), "EVAL") || a.once == nil {
+		return err
+	}
+	a.once()
+	a.once = nil
+	cmd.SetErr(io.ErrUnexpectedEOF)
+	return io.ErrUnexpectedEOF
+}
+
+// TestLostReplyOfAJobThatMovedOn: a job that was promoted, or is done, before its publisher could ask again is no
+// duplicate, as long as that can be told.
+func TestLostReplyOfAJobThatMovedOn(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		id    string
+		done  bool
+		many  bool
+		state stream.State
+	}{
+		"promoted":          {"", false, false, stream.Waiting},
+		"promoted, a slice": {"", false, true, stream.Waiting},
+		"promoted, named":   {"x", false, false, stream.Waiting},
+		"done":              {"", true, false, stream.Completed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, rdb := open(t, stream.Config{})
+			direct := redistest.Client(t)
+			keys := engine.NewKeys(s.Name())
+			g := group(t, s, "g")
+			publish(t, s, stream.Job{Type: "warm", Delay: time.Hour})
+			rdb.AddHook(&afterwards{func() {
+				p, err := engine.Promote(t.Context(), direct, engine.ScheduledSlot(keys), 10)
+				if err != nil || p.Moved != 1 {
+					t.Errorf("promoted %+v, %v", p, err)
+				}
+				if c.done {
+					d := read(t, over(t, direct, s.Name(), stream.Config{}), s.Name(), "g", 1)[0]
+					if _, err := engine.CompleteCall(d.Held, g.IDs, keys.Job(d.id), d.id, "completed", time.Minute).Run(t.Context(), direct); err != nil {
+						t.Error(err)
+					}
+				}
+			}})
+			job := stream.Job{Type: "a", ID: c.id, At: time.Now().Add(-time.Second)}
+			var r stream.Receipt
+			var err error
+			if c.many {
+				var all []stream.Receipt
+				all, err = s.PublishAll(t.Context(), []stream.Job{job})
+				r = all[0]
+			} else {
+				r, err = s.Publish(t.Context(), job)
+			}
+			if err != nil || r.Duplicate || r.State != c.state || r.ID == "" {
+				t.Errorf("receipt %+v, %v, want one that is %s and no duplicate", r, err, c.state)
+			}
+		})
+	}
+}
+
+// TestNamesDeadline: a Redis that accepts and never answers does not hold Names for ever.
+func TestNamesDeadline(t *testing.T) {
+	t.Parallel()
+	opt := redistest.Options(t)
+	p := redistest.NewProxy(t, opt.Addr)
+	opt.Addr, opt.ContextTimeoutEnabled, opt.ReadTimeout = p.Addr(), true, -1
+	rdb := redistest.Connect(t, opt)
+	if _, err := stream.Names(t.Context(), rdb); err != nil {
+		t.Fatal(err)
+	}
+	p.Hang()
+	done := make(chan error, 1)
+	go func() { _, err := stream.Names(t.Context(), rdb); done <- err }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, stream.ErrUnavailable) {
+			t.Error(err)
+		}
+	case <-time.After(3 * stream.DefaultPublishTimeout):
+		t.Error("no answer, and no error")
+	}
+	if err := p.Forward(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -54,7 +54,7 @@ func (s *Stream) Publish(ctx context.Context, job Job) (Receipt, error) {
 	if !p.plain() {
 		return s.publishOne(ctx, p)
 	}
-	if err := s.checkLength(ctx, 1); err != nil {
+	if _, err := s.room(ctx, 1); err != nil {
 		return Receipt{}, err
 	}
 	id, err := s.single.publish(ctx, s, p.entry)
@@ -76,7 +76,7 @@ func (s *Stream) xadd(ctx context.Context, e engine.Entry) xadd {
 }
 
 func (s *Stream) call(p prepared) engine.Call {
-	if p.delay > 0 || !p.at.IsZero() {
+	if p.deferred() {
 		return engine.ScheduleCall(s.keys, p.id, p.nonce, s.cfg.MaxLen, p.delay, p.at, p.entry)
 	}
 	return engine.PublishCall(s.keys, p.id, p.nonce, s.cfg.MaxLen, p.entry)
@@ -85,7 +85,7 @@ func (s *Stream) call(p prepared) engine.Call {
 // publishOne stores a job that has an ID. Its script can be repeated, so a lost
 // reply is tried again until ctx ends.
 func (s *Stream) publishOne(ctx context.Context, p prepared) (Receipt, error) {
-	if p.delay > 0 || !p.at.IsZero() {
+	if p.deferred() {
 		if err := s.Announce(ctx); err != nil {
 			return Receipt{}, fmt.Errorf("publish to %s: %w", s.name, err)
 		}
@@ -133,8 +133,9 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 		if err != nil {
 			return Receipt{}, err
 		}
-		return Receipt{ID: p.id, Duplicate: true, State: state, Due: due}, nil
-	case stored.Due > 0:
+		// an ID of our own making is nobody else's: a try whose answer was lost stored the job, which has moved on
+		return Receipt{ID: p.id, Duplicate: p.chosen, State: state, Due: due}, nil
+	case stored.Deferred:
 		return Receipt{ID: p.id, State: Scheduled, Due: time.UnixMilli(stored.Due)}, nil
 	default:
 		if s.cfg.MaxLen > 0 {
@@ -148,7 +149,8 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 
 // PublishAll stores many jobs, in pipelines of 500 or 4 MiB, and returns one Receipt a
 // job, in order. When some were not stored the error says how many, and each
-// Receipt's Err why; what has an ID can simply be published again.
+// Receipt's Err why; what has an ID can simply be published again. When the
+// stream has room for some, the first of those without an ID or a delay are stored.
 func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) {
 	receipts := make([]Receipt, len(jobs))
 	traceparent, tracestate := telemetry.Inject(ctx)
@@ -156,7 +158,7 @@ func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) 
 	deferred := false
 	for i, job := range jobs {
 		ready[i], receipts[i].Err = s.prepare(job, traceparent, tracestate)
-		deferred = deferred || ready[i].delay > 0 || !ready[i].at.IsZero()
+		deferred = deferred || ready[i].deferred()
 	}
 	var registry error
 	if deferred {
@@ -171,13 +173,13 @@ func (s *Stream) PublishAll(ctx context.Context, jobs []Job) ([]Receipt, error) 
 		todo, size = todo[:0], 0
 	}
 	for i := range jobs {
-		if receipts[i].Err == nil && registry != nil && (ready[i].delay > 0 || !ready[i].at.IsZero()) {
+		if receipts[i].Err == nil && registry != nil && ready[i].deferred() {
 			receipts[i].Err = registry
 		}
 		if receipts[i].Err != nil {
 			continue
 		}
-		todo, size = append(todo, i), size+len(ready[i].entry.Data)
+		todo, size = append(todo, i), size+weight(ready[i].entry)
 		if len(todo) == pipelineLen || size >= pipelineBytes {
 			flush()
 		}
@@ -216,12 +218,12 @@ func (s *Stream) publishSome(ctx context.Context, ready []prepared, todo []int, 
 		}
 	}
 	if len(plain) > 0 {
-		if err := s.checkLength(ctx, int64(len(plain))); err != nil {
-			for _, i := range plain {
-				receipts[i].Err = err
-			}
-		} else {
-			entries := make([]engine.Entry, len(plain))
+		fit, err := s.room(ctx, len(plain))
+		for _, i := range plain[fit:] {
+			receipts[i].Err = err
+		}
+		if plain = plain[:fit]; fit > 0 {
+			entries := make([]engine.Entry, fit)
 			for n, i := range plain {
 				entries[n] = ready[i].entry
 			}
@@ -246,9 +248,18 @@ func (s *Stream) publishSome(ctx context.Context, ready []prepared, todo []int, 
 	}
 }
 
+// weight is what an entry takes of a pipeline's bytes.
+func weight(e engine.Entry) int { return len(e.Data) + len(e.Opts) }
+
 // send adds plain entries in one pipeline, each once.
 func (s *Stream) send(ctx context.Context, entries []engine.Entry) ([]string, []error) {
 	ids, errs := make([]string, len(entries)), make([]error, len(entries))
+	if ctx.Err() != nil {
+		for i := range errs {
+			errs[i] = engine.NotSent(context.Cause(ctx))
+		}
+		return ids, errs
+	}
 	cmds := make([]xadd, len(entries))
 	if len(entries) == 1 {
 		cmds[0] = s.xadd(ctx, entries[0])
@@ -268,31 +279,28 @@ func (s *Stream) send(ctx context.Context, entries []engine.Entry) ([]string, []
 	return ids, errs
 }
 
-// checkLength refuses n more jobs on a full stream.
-func (s *Stream) checkLength(ctx context.Context, n int64) error {
+// room says how many of n more jobs a stream with MaxLen has room for; when not for all, the error says why.
+func (s *Stream) room(ctx context.Context, n int) (int, error) {
 	if s.cfg.MaxLen == 0 {
-		return nil
+		return n, nil
 	}
 	s.mu.Lock()
-	length, fresh := s.length, time.Since(s.lengthAt) < lengthStale
-	s.mu.Unlock()
-	if !fresh {
-		var err error
-		if length, err = s.rdb.XLen(ctx, s.name).Result(); err != nil {
-			return wrapRead("read the length of "+s.name, err)
+	defer s.mu.Unlock()
+	if read := s.lengthAt; time.Since(read) >= lengthStale {
+		s.mu.Unlock()
+		length, err := s.rdb.XLen(ctx, s.name).Result()
+		s.mu.Lock()
+		if err != nil {
+			return 0, wrapRead("read the length of "+s.name, err)
+		}
+		if s.lengthAt.Equal(read) { // else another caller was faster, and counts already
+			s.length, s.lengthAt = length, time.Now()
 		}
 	}
-	full := length+n > s.cfg.MaxLen
-	s.mu.Lock()
-	if !fresh {
-		s.lengthAt = time.Now()
+	fit := int(min(max(s.cfg.MaxLen-s.length, 0), int64(n)))
+	s.length += int64(fit)
+	if fit < n {
+		return fit, fmt.Errorf("publish to %s: %w: it holds %d jobs, at most %d are allowed (MaxLen)", s.name, ErrStreamFull, s.length, s.cfg.MaxLen)
 	}
-	if s.length = length; !full {
-		s.length += n
-	}
-	s.mu.Unlock()
-	if full {
-		return fmt.Errorf("publish to %s: %w: it holds %d jobs, at most %d are allowed (MaxLen)", s.name, ErrStreamFull, length, s.cfg.MaxLen)
-	}
-	return nil
+	return fit, nil
 }

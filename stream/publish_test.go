@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,10 +247,6 @@ func contains(list []string, want string) bool {
 func TestStreamFull(t *testing.T) {
 	t.Parallel()
 	s, rdb := open(t, stream.Config{MaxLen: 3})
-	receipts, err := s.PublishAll(t.Context(), make4())
-	if !errors.Is(err, stream.ErrStreamFull) || length(t, rdb, s.Name()) != 0 {
-		t.Errorf("4 jobs in a stream for 3: %+v, %v", receipts, err)
-	}
 	publish(t, s, stream.Job{Type: "a", ID: "x"}, stream.Job{Type: "a"}, stream.Job{Type: "a"})
 	for name, job := range map[string]stream.Job{"plain": {Type: "a"}, "script": {Type: "a", ID: "y"}, "deferred": {Type: "a", Delay: time.Hour}} {
 		if _, err := s.Publish(t.Context(), job); !errors.Is(err, stream.ErrStreamFull) || !strings.Contains(err.Error(), "MaxLen") {
@@ -275,6 +274,7 @@ func TestStreamFull(t *testing.T) {
 	}
 }
 
+// make4 makes four jobs.
 func make4() []stream.Job {
 	return []stream.Job{{Type: "a"}, {Type: "a"}, {Type: "a"}, {Type: "a"}}
 }
@@ -337,13 +337,15 @@ func TestPublishAllLargeJobs(t *testing.T) {
 		jobs[i] = stream.Job{Type: "a", Data: make([]byte, 1<<20)}
 	}
 	publish(t, s, jobs...)
-	if n := length(t, rdb, s.Name()); n != 12 || most.xadds != 4 {
-		t.Errorf("%d stored, at most %d of 1 MiB in one pipeline: want 12 and 4", n, most.xadds)
+	if n := length(t, rdb, s.Name()); n != 12 || most.most() != 4 {
+		t.Errorf("%d stored, at most %d of 1 MiB in one pipeline: want 12 and 4", n, most.most())
 	}
 }
 
 // pipelines is a hook that sees how many XADDs go out together.
-type pipelines struct{ xadds int }
+type pipelines struct{ xadds atomic.Int64 }
+
+func (p *pipelines) most() int64 { return p.xadds.Load() }
 
 func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -352,8 +354,83 @@ func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { retu
 func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if cmds[0].Name() == "xadd" {
-			p.xadds = max(p.xadds, len(cmds))
+			n := int64(len(cmds))
+			for old := p.xadds.Load(); n > old && !p.xadds.CompareAndSwap(old, n); old = p.xadds.Load() {
+			}
 		}
 		return next(ctx, cmds)
+	}
+}
+
+// TestExtremesCanBeRead: what Publish accepts a worker can read, and the rest is refused.
+func TestExtremesCanBeRead(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, stream.Config{})
+	group(t, s, "g")
+	for _, tries := range []int{math.MaxInt32 + 1, math.MaxInt} {
+		if r, err := s.Publish(t.Context(), stream.Job{Type: "a", MaxTries: tries}); !errors.Is(err, stream.ErrInvalid) || !strings.Contains(err.Error(), "MaxTries") {
+			t.Errorf("MaxTries %d: %+v, %v, want ErrInvalid", tries, r, err)
+		}
+	}
+	last := time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+	publish(t, s, stream.Job{
+		Type: "a", MaxTries: math.MaxInt32, Timeout: math.MaxInt64, KeepResult: math.MaxInt64, ExpiresAt: last, ID: strings.Repeat("i", 128),
+		Backoff: stream.Backoff{Delay: math.MaxInt64, Max: math.MaxInt64, Factor: 100, Jitter: -math.MaxFloat64},
+	}, stream.Job{Type: "a", Timeout: stream.None, KeepResult: stream.None, Backoff: stream.Backoff{Jitter: 1}, ExpiresAt: time.Unix(0, 0)})
+	if n := len(read(t, s, s.Name(), "g", 10)); n != 2 { // read fails the test when it can't parse one
+		t.Errorf("%d delivered", n)
+	}
+	publish(t, s, stream.Job{Type: "a", At: last, ID: "last"})
+	body := s.Client().HGet(t.Context(), engine.NewKeys(s.Name()).ScheduledJobs, "last").Val()
+	if _, err := engine.ParseOpts(body[strings.IndexByte(body, '{'):]); err != nil {
+		t.Errorf("body %q: %v", body, err)
+	}
+}
+
+// TestPublishAllIntoWhatRoomThereIs: a slice that does not fit is stored as far as it does.
+func TestPublishAllIntoWhatRoomThereIs(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{MaxLen: 100})
+	jobs := make([]stream.Job, 150)
+	for i := range jobs {
+		jobs[i] = stream.Job{Type: "a", Data: i}
+	}
+	receipts, err := s.PublishAll(t.Context(), jobs)
+	if n := length(t, rdb, s.Name()); n != 100 || err == nil || !strings.Contains(err.Error(), "50 of 150") {
+		t.Errorf("%d stored, %v", n, err)
+	}
+	for i, r := range receipts {
+		if ok := r.Err == nil && r.ID != ""; ok != (i < 100) || !ok && !errors.Is(r.Err, stream.ErrStreamFull) {
+			t.Fatalf("job %d: %+v", i, r)
+		}
+	}
+}
+
+// TestMaxLenManyCallers: callers that share a length that was read just now do not all take the last place.
+func TestMaxLenManyCallers(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{MaxLen: 40})
+	publish(t, s, stream.Job{Type: "a"}) // the length is read
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			if _, err := s.Publish(t.Context(), stream.Job{Type: "a"}); err != nil && !errors.Is(err, stream.ErrStreamFull) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := length(t, rdb, s.Name()); n > 40 {
+		t.Errorf("%d stored, at most 40 are allowed", n)
+	}
+}
+
+// TestPublishAtTheEpoch: a job is scheduled, however long ago it was due.
+func TestPublishAtTheEpoch(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t, stream.Config{})
+	r, err := s.Publish(t.Context(), stream.Job{Type: "a", At: time.Unix(0, 0)})
+	if err != nil || r.State != stream.Scheduled || !r.Due.Equal(time.Unix(0, 0)) {
+		t.Errorf("receipt %+v, %v", r, err)
 	}
 }

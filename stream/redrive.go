@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/penstock-go/penstock/stream/engine"
@@ -50,7 +51,7 @@ func (g *Group) Redrive(ctx context.Context, filter DeadFilter, opt RedriveOptio
 			o := letter.opts
 			o.ID = letter.ID
 			o.Errors, o.Crashes, o.Bounces, o.BouncedAt, o.Expires = 0, 0, 0, 0, 0
-			o.Moves++
+			o.Moves = min(o.Moves+1, math.MaxInt32) // the highest that is read
 			e := letter.raw
 			e.Opts = o.String()
 			calls[i] = engine.RedriveCall(keys, letter.Entry, letter.ID, e)
@@ -113,7 +114,7 @@ func (g *Group) sweep(ctx context.Context, filter DeadFilter, dry bool, progress
 		return done, err
 	}
 	for !w.done {
-		letters, err := w.next(ctx)
+		letters, err := w.next(ctx, deadBatch)
 		done.Seen = w.seen
 		if err != nil {
 			return done, err

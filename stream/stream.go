@@ -162,10 +162,14 @@ func (s *Stream) Codec() Codec { return s.cfg.Codec }
 
 // deadline gives ctx one when it has none.
 func (s *Stream) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return withDeadline(ctx, s.cfg.PublishTimeout)
+}
+
+func withDeadline(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, s.cfg.PublishTimeout, fmt.Errorf("no answer from redis within %s (PublishTimeout)", s.cfg.PublishTimeout))
+	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer from redis within %s (PublishTimeout)", timeout))
 }
 
 // CreateOptions of Create.
@@ -245,8 +249,10 @@ func (s *Stream) Announce(ctx context.Context) error {
 }
 
 // Names returns the streams in the registry, sorted: those that had a worker
-// or a deferred job.
+// or a deferred job. It takes at most DefaultPublishTimeout when ctx has no deadline.
 func Names(ctx context.Context, rdb redis.UniversalClient) ([]string, error) {
+	ctx, cancel := withDeadline(ctx, DefaultPublishTimeout)
+	defer cancel()
 	names, err := rdb.SMembers(ctx, engine.RegistryKey).Result()
 	if err != nil {
 		return nil, wrapRead("list streams", err)

@@ -94,7 +94,8 @@ func (a *app) streamShowCommand() *cobra.Command {
 		Short: "Show a stream and the depths of its groups",
 		Long: `Show a stream and how many jobs of each of its groups are where.
 
-  WAITING    not yet read by the group, those that came back to it included
+  WAITING    not yet read by the group, those that came back to it included; ?
+             where Redis cannot count them, as entries among them were deleted
   ACTIVE     a worker has them
   SCHEDULED  deferred, not yet due; of the stream, whatever the group
   RETRYING   failed or snoozed, not yet due again
@@ -160,7 +161,11 @@ func (g groupDepths) row() []string {
 	if g.Oldest > 0 {
 		oldest = short(g.Oldest)
 	}
-	return []string{g.Name, count(g.Waiting), count(g.Active), count(g.Scheduled), count(g.Retrying), count(g.Dead), oldest, count(g.Workers)}
+	waiting := "?"
+	if g.Waiting >= 0 {
+		waiting = count(g.Waiting)
+	}
+	return []string{g.Name, waiting, count(g.Active), count(g.Scheduled), count(g.Retrying), count(g.Dead), oldest, count(g.Workers)}
 }
 
 // describeStream is what `stream show` and `stream create` say of a stream in a line.

@@ -100,3 +100,10 @@ func TestHelp(t *testing.T) {
 		compareGolden(t, "help_"+noun, text)
 	}
 }
+
+func TestUnknownWaiting(t *testing.T) {
+	t.Parallel()
+	if row := (groupDepths{Name: "g", Depths: stream.Depths{Waiting: -1}}).row(); row[1] != "?" {
+		t.Errorf("a number that is not known is shown as %q", row[1])
+	}
+}

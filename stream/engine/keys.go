@@ -105,21 +105,21 @@ func CheckName(name string) error {
 	}
 	for i := end; i < len(name); i++ {
 		if name[i] == ':' && ownKey(name[i+1:]) {
-			return fmt.Errorf("stream name %q: %s is the key of another stream's own %s", name, name, name[i+1:])
+			return fmt.Errorf("stream name %q: another stream's own keys are called like this", name)
 		}
 	}
 	return nil
 }
 
-// ownKeys are the names under a stream's prefix, those that end in ':' with anything behind them.
+// ownKeys are the names under a stream's prefix. What begins like one, such as
+// g:billing:dead, is refused too: a stream called {a}:job has keys that are records of the stream a.
 var ownKeys = []string{
-	"config", "ids", "scheduled", "scheduled:jobs", "g:", "job:", "unique:", "next", "cancelled", "switches", "ticks", "workers",
+	"config", "ids", "scheduled", "g", "job", "unique", "next", "cancelled", "switches", "ticks", "workers", "sweep",
 }
 
 func ownKey(suffix string) bool {
-	return slices.ContainsFunc(ownKeys, func(own string) bool {
-		return suffix == own || strings.HasSuffix(own, ":") && strings.HasPrefix(suffix, own)
-	})
+	first, _, _ := strings.Cut(suffix, ":")
+	return slices.Contains(ownKeys, first)
 }
 
 // CheckGroup says what is wrong with a group's name, or nil.

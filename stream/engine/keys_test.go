@@ -11,7 +11,7 @@ func TestCheckName(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
 		"orders", "orders:paid", "tenant/7", "ä", strings.Repeat("n", 256), "{tenant}orders", "{tenant}:orders", "a{b}c", "orders{7}", "penstock",
-		"orders:config", "{t}:orders:jobs", "{t}:configs", "{t}:g", "{t}x:y",
+		"orders:config", "{t}:orders:jobs", "{t}:configs", "{t}:gs", "{t}x:y", "{t}:orders:g2",
 	} {
 		if err := engine.CheckName(name); err != nil {
 			t.Errorf("%q is refused: %v", name, err)
@@ -20,7 +20,8 @@ func TestCheckName(t *testing.T) {
 	for name, says := range map[string]string{
 		"": "empty", strings.Repeat("n", 257): "257", "a b": "spaces", "a\n": "control", "\xff": "UTF-8", "penstock:streams": "ours",
 		"{": "braces", "}": "braces", "{}": "braces", "{}a": "braces", "a}b{": "braces", "{a}{b}": "braces", "{a}}": "braces", "{{a}": "braces", "a{": "braces",
-		"{a}": "stream \"a\"", "{a}:config": "own config", "{a}:ids": "own", "{a}:scheduled": "own", "{a}:scheduled:jobs": "own", "{a}:g:g:dead": "own",
+		"{a}": "stream \"a\"", "{a}:config": "own", "{a}:ids": "own", "{a}:scheduled": "own", "{a}:scheduled:jobs": "own", "{a}:g:g:dead": "own",
+		"{a}:g": "own", "{a}:job": "own", "{a}:unique": "own", "{a}:sweep": "own", "{a}:g:x": "own", "{a}:next:x": "own", "{a}b:c:job": "own",
 		"{a}:job:7": "own", "{a}b:config": "own", "{a}:b:next": "own", "{a}:workers": "own",
 	} {
 		if err := engine.CheckName(name); err == nil || !strings.Contains(err.Error(), says) {

@@ -2,12 +2,8 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +14,9 @@ import (
 const (
 	promoteBatch   = 500
 	promoteRefresh = 15 * time.Second // how long a lost wake-up can cost, and how often slots are asked for again
-	wakeSilence    = 30 * time.Second // after which the wake-up channel is pinged
 	promoteTimeout = 10 * time.Second
+	promotePause   = 3 * time.Second // the longest before a set that failed is tried again
+	strangerPause  = time.Second     // between two refreshes for sets nobody listed: they may be of another database
 )
 
 // Promoter moves jobs whose time has come. It sleeps until the next due time
@@ -27,12 +24,15 @@ const (
 // channel is down does it poll. Any number may run at once.
 type Promoter struct {
 	Client redis.UniversalClient
-	Slots  func(context.Context) ([]Slot, error) // asked again every 15 s, and when a wake-up names an unknown set; must give up with its context
-	Known  func(set string) bool                 // whether a wake-up for a set nobody listed may be ours; nil: every one may
+	// Slots is asked again every 15 s, and when a wake-up names an unknown set. It must give up with its context. With an error
+	// it may return what it found all the same: that is promoted, and it is asked again soon.
+	Slots  func(context.Context) ([]Slot, error)
+	Known  func(set string) bool // whether a wake-up for a set nobody listed may be ours; nil: every one may
 	Poll   time.Duration
 	Logger *slog.Logger
 
-	moved atomic.Int64
+	silence time.Duration // wakeSilence, but for tests
+	moved   atomic.Int64
 }
 
 // Moved is how many jobs have been promoted.
@@ -40,27 +40,34 @@ func (p *Promoter) Moved() int64 { return p.moved.Load() }
 
 // Empty promotes what is due now in one set.
 func (p *Promoter) Empty(ctx context.Context, slot Slot) error {
-	_, err := p.promote(ctx, slot)
-	return err
-}
-
-// wakeups is what the listener tells the promoter.
-type wakeups struct {
-	mu   sync.Mutex
-	sets map[string]int64 // set -> due ms
-	all  bool             // something may have been missed
-	up   bool
-	ping chan struct{} // capacity 1
-}
-
-func (w *wakeups) tell(change func()) {
-	w.mu.Lock()
-	change()
-	w.mu.Unlock()
-	select {
-	case w.ping <- struct{}{}:
-	default:
+	for {
+		if next, err := p.promote(ctx, slot); err != nil || next > 0 {
+			return err
+		}
 	}
+}
+
+// watch is what a Promoter knows of one of its sets, or of the list of them.
+type watch struct {
+	at    time.Time // when to look at it
+	err   error     // of the last try, when another may do better
+	fails int       // tries in a row that ended so
+	bad   bool      // a person has to look
+	said  bool      // it was logged that it fails
+}
+
+// failing: neither polling nor a wake-up hastens the next try.
+func (w *watch) failing() bool { return w.fails > 0 || w.bad }
+
+// promoting is the state of one Run.
+type promoting struct {
+	*Promoter
+	slots     []Slot
+	sets      map[string]*watch
+	list      watch
+	strangers time.Time // when they made it refresh last
+	dead      error     // why nothing works
+	down      bool      // that was logged
 }
 
 // Run promotes until ctx ends. Errors of Redis are logged once each time it goes away.
@@ -70,11 +77,7 @@ func (p *Promoter) Run(ctx context.Context) {
 	wg.Go(func() { p.listen(ctx, w) })
 	defer wg.Wait()
 
-	var slots []Slot
-	next := make(map[string]time.Time) // set -> when to look at it
-	bad := make(map[string]bool)       // sets that polling passes over until slots are asked for again
-	var refresh time.Time
-	down := false
+	r := &promoting{Promoter: p, sets: make(map[string]*watch)}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -84,64 +87,178 @@ func (p *Promoter) Run(ctx context.Context) {
 		case <-timer.C:
 		case <-w.ping:
 		}
-		now := time.Now()
 		w.mu.Lock()
 		sets, all, up := w.sets, w.all, w.up
 		w.sets, w.all = make(map[string]int64), false
 		w.mu.Unlock()
-		for set := range sets {
-			if _, ok := next[set]; ok {
-				next[set] = now
-			} else if p.Known == nil || p.Known(set) {
-				refresh = now
-			}
-		}
-		var err error
-		if all || !now.Before(refresh) {
-			callCtx, cancel := context.WithTimeout(ctx, promoteTimeout)
-			var fresh []Slot
-			if fresh, err = p.Slots(callCtx); err == nil {
-				slots, next = fresh, make(map[string]time.Time, len(fresh))
-				clear(bad)
-				refresh = now.Add(promoteRefresh)
-			}
-			cancel()
-		}
-		wake := refresh
-		for _, slot := range slots {
-			at := next[slot.Set]
-			if err == nil && (!up && !bad[slot.Set] || !now.Before(at)) {
-				if at, err = p.promote(ctx, slot); err == nil {
-					next[slot.Set] = at
-				} else if OneSet(err) { // the others go on
-					p.refused(slot, err)
-					at, err = time.Now().Add(promoteRefresh), nil
-					next[slot.Set], bad[slot.Set] = at, true
-				}
-			}
-			if at.Before(wake) {
-				wake = at
-			}
-		}
-		switch {
-		case ctx.Err() != nil:
+		r.wake(sets, all)
+		r.dead = nil
+		r.refresh(ctx)
+		r.round(ctx, up)
+		if ctx.Err() != nil {
 			return
-		case err != nil && !down:
-			p.Logger.Warn("due jobs cannot be promoted, trying again", "err", err)
-			down = true
-		case err == nil && down:
-			p.Logger.Info("due jobs are promoted again")
-			down = false
 		}
-		wait := time.Until(wake)
-		switch {
-		case err != nil:
-			wait = p.Poll/2 + rand.N(p.Poll)
-		case !up:
-			wait = min(wait, p.Poll)
-		}
-		timer.Reset(max(wait, 0))
+		r.report()
+		timer.Reset(r.wait(up))
 	}
+}
+
+// wake takes in what the listener heard.
+func (r *promoting) wake(sets map[string]int64, all bool) {
+	now := time.Now()
+	if all {
+		r.list.at = now
+		for _, set := range r.sets {
+			set.at = now
+		}
+		return
+	}
+	for name := range sets {
+		if set := r.sets[name]; set != nil {
+			if !set.failing() {
+				set.at = now
+			}
+		} else if at := r.strangers.Add(strangerPause); (r.Known == nil || r.Known(name)) && at.Before(r.list.at) {
+			if at.Before(now) {
+				at = now
+			}
+			r.list.at, r.strangers = at, at
+		}
+	}
+}
+
+// refresh asks for the slots when it is time to.
+func (r *promoting) refresh(ctx context.Context) {
+	now := time.Now()
+	if now.Before(r.list.at) {
+		return
+	}
+	callCtx, cancel := context.WithTimeout(ctx, promoteTimeout)
+	defer cancel()
+	fresh, err := r.Slots(callCtx)
+	if err != nil && len(fresh) == 0 {
+		if Everywhere(r.Client, err) {
+			r.dead = err
+			return
+		}
+		fresh = r.slots // those that are known go on
+	}
+	sets := make(map[string]*watch, len(fresh))
+	for _, slot := range fresh {
+		if set := r.sets[slot.Set]; set != nil && set.failing() {
+			sets[slot.Set] = set
+		} else {
+			sets[slot.Set] = &watch{at: now}
+		}
+	}
+	r.slots, r.sets = fresh, sets
+	r.list.at = now.Add(promoteRefresh)
+	r.list.heard(err, r.Poll)
+}
+
+// round promotes the slots whose time has come, or while the wake-up channel is down all that work.
+func (r *promoting) round(ctx context.Context, up bool) {
+	for i, slot := range r.slots {
+		if r.dead != nil || ctx.Err() != nil {
+			return
+		}
+		set := r.sets[slot.Set]
+		if time.Now().Before(set.at) && (up || set.failing()) {
+			continue
+		}
+		next, err := r.promote(ctx, slot)
+		switch {
+		case OneSet(err):
+			r.Logger.Error("due jobs of one set cannot be promoted", "set", slot.Set, "err", err)
+			*set = watch{at: time.Now().Add(promoteRefresh), bad: true}
+			continue
+		case err != nil && Everywhere(r.Client, err):
+			r.dead = err
+			r.slots = append(append([]Slot(nil), r.slots[i+1:]...), r.slots[:i+1]...) // it may be this one alone: the next round begins behind it
+			return
+		}
+		set.at = time.Now().Add(next)
+		set.heard(err, r.Poll)
+	}
+}
+
+// heard notes how a try ended at something that others do not depend on.
+func (w *watch) heard(err error, poll time.Duration) {
+	if w.err = err; err == nil {
+		w.fails, w.bad = 0, false
+		return
+	}
+	w.fails++
+	d := min(min(poll, promotePause)<<min(w.fails-1, 5), promotePause)
+	w.at = time.Now().Add(d/2 + rand.N(d/2+1))
+}
+
+// report logs what fails and what is well again, each once; when nothing works that is one line.
+func (r *promoting) report() {
+	err := r.dead
+	if err == nil {
+		err = r.allFail()
+	}
+	switch {
+	case err != nil && !r.down:
+		r.Logger.Warn("due jobs cannot be promoted, trying again", "err", err)
+		r.down = true
+	case err == nil && r.down:
+		r.Logger.Info("due jobs are promoted again")
+		r.down = false
+	}
+	if r.down {
+		return
+	}
+	r.say(&r.list, "the sets of due jobs cannot all be listed, trying again", "the sets of due jobs are listed again")
+	for _, slot := range r.slots {
+		r.say(r.sets[slot.Set], "due jobs of one set cannot be promoted, trying again", "due jobs of one set are promoted again", "set", slot.Set)
+	}
+}
+
+func (r *promoting) say(w *watch, fails, well string, attrs ...any) {
+	switch {
+	case w.err != nil && !w.said:
+		r.Logger.Warn(fails, append(attrs, "err", w.err)...)
+		w.said = true
+	case w.err == nil && w.said:
+		r.Logger.Info(well, attrs...)
+		w.said = false
+	}
+}
+
+// allFail is the error of one set when not one works.
+func (r *promoting) allFail() error {
+	if len(r.slots) == 0 {
+		return r.list.err
+	}
+	var err error
+	for _, slot := range r.slots {
+		if set := r.sets[slot.Set]; set.err != nil {
+			err = set.err
+		} else if !set.bad {
+			return nil
+		}
+	}
+	return err
+}
+
+// wait is how long nothing is due.
+func (r *promoting) wait(up bool) time.Duration {
+	if r.dead != nil {
+		return r.Poll/2 + rand.N(r.Poll)
+	}
+	wake := r.list.at
+	for _, set := range r.sets {
+		if set.at.Before(wake) {
+			wake = set.at
+		}
+	}
+	wait := max(time.Until(wake), 0)
+	if !up {
+		wait = min(wait, r.Poll)
+	}
+	return wait
 }
 
 // OneSet reports whether an error is the fault of the set it came from: a key
@@ -151,76 +268,32 @@ func OneSet(err error) bool {
 	return class == Refused || class == Denied
 }
 
-// refused logs that a set can't be promoted, each time it is tried: a person has to look.
-func (p *Promoter) refused(slot Slot, err error) {
-	p.Logger.Error("due jobs of one set cannot be promoted", "set", slot.Set, "err", err)
+// Everywhere reports whether an error is one of the connection to the only
+// server there is: other sets would only wait for the same one.
+func Everywhere(rdb redis.UniversalClient, err error) bool {
+	_, one := rdb.(*redis.Client)
+	class := Classify(err)
+	return one && (class == Unreachable || class == Lost)
 }
 
-// promote empties a slot of what is due and says when to look again.
-func (p *Promoter) promote(ctx context.Context, slot Slot) (time.Time, error) {
-	for {
-		callCtx, cancel := context.WithTimeout(ctx, promoteTimeout)
-		done, err := Promote(callCtx, p.Client, slot, promoteBatch)
-		cancel()
-		at := time.Now()
-		if err != nil {
-			return at, err
-		}
-		p.moved.Add(done.Moved)
-		if done.Lost > 0 {
-			p.Logger.Error("scheduled jobs had lost their bodies and are gone", "set", slot.Set, "jobs", done.Lost)
-		}
-		if done.Moved+done.Lost == promoteBatch {
-			continue
-		}
-		if done.Next == 0 {
-			return at.Add(promoteRefresh), nil
-		}
-		return at.Add(min(time.Duration(done.Next-done.Now)*time.Millisecond, promoteRefresh)), nil
+// promote moves a batch of what is due in a slot, and says in how long to look again.
+func (p *Promoter) promote(ctx context.Context, slot Slot) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, promoteTimeout)
+	defer cancel()
+	done, err := Promote(ctx, p.Client, slot, promoteBatch)
+	if err != nil {
+		return 0, err
 	}
-}
-
-// listen follows the wake-up channel until ctx ends.
-func (p *Promoter) listen(ctx context.Context, w *wakeups) {
-	sub := p.Client.Subscribe(ctx, WakeChannel)
-	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
-	defer func() {
-		if stop() {
-			_ = sub.Close()
-		}
-	}()
-	silent := false
-	for ctx.Err() == nil {
-		msg, err := sub.ReceiveTimeout(ctx, wakeSilence)
-		switch m := msg.(type) {
-		case *redis.Message:
-			silent = false
-			due, set, _ := strings.Cut(m.Payload, " ")
-			ms, err := strconv.ParseInt(due, 10, 64)
-			if err != nil || set == "" {
-				continue // not from our scripts
-			}
-			w.tell(func() { w.sets[set] = ms })
-			continue
-		case *redis.Subscription:
-			silent = false
-			w.tell(func() { w.up, w.all = true, true }) // what was said before is lost: look at everything
-			continue
-		case *redis.Pong:
-			silent = false
-			continue
-		}
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() && !silent {
-			silent = true
-			if sub.Ping(ctx) == nil {
-				continue
-			}
-		}
-		w.tell(func() { w.up = false })
-		select {
-		case <-ctx.Done():
-		case <-time.After(p.Poll):
-		}
+	p.moved.Add(done.Moved)
+	if done.Lost > 0 {
+		p.Logger.Error("scheduled jobs had lost their bodies and are gone", "set", slot.Set, "jobs", done.Lost)
 	}
+	switch {
+	case done.More:
+		return 0, nil
+	case done.Next == 0:
+		return promoteRefresh, nil
+	}
+	ms := min(max(done.Next-done.Now, 1), promoteRefresh.Milliseconds()) // as milliseconds: a duration ends after 292 years
+	return time.Duration(ms) * time.Millisecond, nil
 }

@@ -6,7 +6,10 @@ import (
 	"embed"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -68,6 +71,20 @@ func DoAt(ctx context.Context, rdb Processor, key int, args ...any) (any, error)
 		return nil, err
 	}
 	return cmd.Result()
+}
+
+// ReadTime decodes the answer to TIME.
+func ReadTime(v any) (time.Time, error) {
+	list, _ := v.([]any)
+	if len(list) != 2 {
+		return time.Time{}, fmt.Errorf("unexpected answer %v to TIME", v)
+	}
+	seconds, err1 := strconv.ParseInt(fmt.Sprint(list[0]), 10, 64)
+	micros, err2 := strconv.ParseInt(fmt.Sprint(list[1]), 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return time.Time{}, fmt.Errorf("unexpected answer %v to TIME: %w", v, err)
+	}
+	return time.Unix(seconds, micros*1000), nil
 }
 
 // Call is one run of a script.

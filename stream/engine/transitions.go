@@ -14,9 +14,10 @@ import (
 type Stored struct {
 	Duplicate bool
 	Full      bool
-	Where     string // of the job that stands; "mine" when an earlier try of this same call stored it
-	Entry     string // of a stored immediate job
+	Where     string // of the job that stands
+	Deferred  bool   // it is stored, and not yet due
 	Due       int64  // of a stored deferred job, ms
+	Entry     string // of any other
 }
 
 // PublishCall stores an immediate job that has an ID.
@@ -59,15 +60,18 @@ func ReadStored(v any, nonce string) (Stored, error) {
 	text, _ := list[1].(string)
 	switch code {
 	case 0:
+		if IsEntryID(text) {
+			return Stored{Entry: text}, nil
+		}
 		due, _ := strconv.ParseInt(text, 10, 64)
-		return Stored{Entry: text, Due: due}, nil
+		return Stored{Deferred: true, Due: due}, nil
 	case 1:
 		if place, at, mark := SplitWhere(text); mark == nonce && nonce != "" {
-			due, _ := strconv.ParseInt(at, 10, 64)
 			if place != "scheduled" {
-				due = 0
+				return Stored{Entry: at}, nil
 			}
-			return Stored{Entry: at, Due: due}, nil
+			due, _ := strconv.ParseInt(at, 10, 64)
+			return Stored{Deferred: true, Due: due}, nil
 		}
 		return Stored{Duplicate: true, Where: text}, nil
 	default:
@@ -87,9 +91,11 @@ type Promoted struct {
 	Moved, Lost int64
 	Next        int64 // due time of the first that is left, ms; 0 when none is
 	Now         int64 // Redis's clock, ms
+	More        bool  // the first that is left is due now
 }
 
-// Promote moves what is due from a sorted set to the stream it goes to.
+// Promote moves what is due from a sorted set to the stream it goes to, at
+// most limit jobs or about 1 MiB of them at once.
 // A slot is a set with its bodies, destination and index.
 func Promote(ctx context.Context, rdb redis.UniversalClient, slot Slot, limit int) (Promoted, error) {
 	v, err := promoteCall(slot, limit).Run(ctx, rdb)
@@ -105,10 +111,11 @@ func Promote(ctx context.Context, rdb redis.UniversalClient, slot Slot, limit in
 	p.Lost, _ = list[1].(int64)
 	next, _ := list[2].(string)
 	now, _ := list[3].(string)
-	if f, err := strconv.ParseFloat(next, 64); err == nil {
-		p.Next = int64(f)
-	}
 	p.Now, _ = strconv.ParseInt(now, 10, 64)
+	if f, err := strconv.ParseFloat(next, 64); err == nil {
+		p.Next = int64(min(max(f, 0), maxMillis)) // a score may be infinite
+		p.More = f <= float64(p.Now)
+	}
 	return p, nil
 }
 
@@ -211,6 +218,10 @@ func RetryCall(h Held, g GroupKeys, id string, delay time.Duration, e Entry) Cal
 	return Call{retryScript, []string{h.Key, g.Retrying, g.RetryingJobs, g.IDs},
 		[]any{h.Group, h.Consumer, h.Entry, h.del(), id, ceilMS(delay), e.Body(), WakeChannel}}
 }
+
+// Taken reports whether RetryCall found another job with the same ID parked: IDs of
+// entries that other programs add need not be unique, and one job must not overwrite the other.
+func Taken(v any) bool { return v == int64(-2) }
 
 // ReleaseCall hands a delivery back: any worker of the group may have it at once.
 func ReleaseCall(h Held, g GroupKeys, id string, e Entry) Call {

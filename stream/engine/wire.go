@@ -87,6 +87,10 @@ func ParseOpts(s string) (Opts, error) {
 	if err := json.Unmarshal([]byte(s), &all); err != nil {
 		return Opts{}, fmt.Errorf("opts: %w", err)
 	}
+	var format int
+	if json.Unmarshal(all["v"], &format) == nil && format > Format {
+		return parseNewer(all, format), nil
+	}
 	var unknown map[string]json.RawMessage
 	folded := false
 	for k, v := range all {
@@ -114,6 +118,22 @@ func ParseOpts(s string) (Opts, error) {
 		return Opts{}, err
 	}
 	return o, nil
+}
+
+// parseNewer takes from opts of a newer format only what it needs to park the
+// job for a worker that knows the format: known keys may mean something else there. All the rest is kept.
+func parseNewer(all map[string]json.RawMessage, format int) Opts {
+	o := Opts{unknown: all}
+	for key, field := range map[string]any{"id": &o.ID, "f": &o.Moves, "b": &o.Bounces, "b0": &o.BouncedAt} {
+		_ = json.Unmarshal(all[key], field) // what can't be read is taken for absent
+		delete(all, key)
+	}
+	if o.check() != nil {
+		o.ID, o.Moves, o.Bounces, o.BouncedAt = "", 0, 0, 0
+	}
+	o.Format = format
+	delete(all, "v")
+	return o
 }
 
 // check reports what no publisher of ours writes, and arithmetic would not survive.

@@ -1,4 +1,4 @@
--- promote moves what is due to the stream it goes to, oldest first.
+-- promote moves what is due to the stream it goes to, oldest first, and stops after about 1 MiB: large jobs must not hold Redis up.
 -- KEYS: 1 sorted set  2 bodies  3 destination stream  4 ids
 -- ARGV: 1 most jobs to move  2 the destination's name in ids
 -- returns {moved, lost bodies, next due in ms or '', now in ms}
@@ -9,7 +9,7 @@ if index ~= 'none' and index ~= 'hash' then return redis.error_reply('WRONGTYPE 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
-local moved, lost = 0, 0
+local moved, lost, bytes = 0, 0, 0
 for n = 1, #due, 2 do
   local id, score = due[n], due[n + 1]
   local body = redis.call('HGET', KEYS[2], id)
@@ -38,8 +38,11 @@ for n = 1, #due, 2 do
       redis.call('HSET', KEYS[2], id, body)
       return entry
     end
-    redis.call('HSET', KEYS[4], id, ARGV[2] .. ' ' .. entry)
+    local mark = string.match(redis.call('HGET', KEYS[4], id) or '', '^scheduled %S+( %S+)$') -- its publisher may still repeat itself
+    redis.call('HSET', KEYS[4], id, ARGV[2] .. ' ' .. entry .. (mark or ''))
     moved = moved + 1
+    bytes = bytes + #body
+    if bytes >= 1048576 then break end
   else
     redis.call('HDEL', KEYS[4], id)
   end

@@ -1,14 +1,15 @@
 -- retry parks a job that failed, was snoozed or bounced until its delay is over, if it is still this consumer's.
 -- KEYS: 1 the stream the entry was read from  2 retrying  3 retrying:jobs  4 ids
 -- ARGV: 1 group  2 consumer  3 entry  4 delete (1 or 0)  5 id  6 delay in ms  7 body  8 wake channel
--- returns due in ms, or 0 when the entry is not ours any more
+-- returns due in ms, 0 when the entry is not ours any more, or -2 when another job with this ID is parked already
 local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
-if #mine == 0 or #redis.call('XRANGE', KEYS[1], ARGV[3], ARGV[3]) == 0 then return 0 end
+if #mine == 0 then return 0 end -- an entry that was deleted while it was held goes on: its owner has all of it
 local want = {'zset', 'hash', 'hash'}
 for i = 2, 4 do
   local t = redis.call('TYPE', KEYS[i])['ok']
   if t ~= 'none' and t ~= want[i - 1] then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. t) end
 end
+if redis.call('ZSCORE', KEYS[2], ARGV[5]) then return -2 end
 local now = redis.call('TIME')
 local due = string.format('%.0f', now[1] * 1000 + math.ceil(now[2] / 1000) + tonumber(ARGV[6]))
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])

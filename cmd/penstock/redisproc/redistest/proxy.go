@@ -19,6 +19,7 @@ type Proxy struct {
 	closed   bool
 	listener net.Listener
 	conns    map[net.Conn]bool
+	clients  map[net.Conn]bool // false: cut off from its server, which does not know
 	match    []byte
 	lose     int
 	lost     int
@@ -32,7 +33,7 @@ const lossQuiet = 20 * time.Millisecond
 // NewProxy returns a proxy to the server at target. It closes at the test's end.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	p := &Proxy{target: target, addr: anyPort, conns: make(map[net.Conn]bool)}
+	p := &Proxy{target: target, addr: anyPort, conns: make(map[net.Conn]bool), clients: make(map[net.Conn]bool)}
 	p.moved.L = &p.mu
 	if err := p.listen(); err != nil {
 		t.Fatalf("start a proxy: %v", err)
@@ -91,6 +92,25 @@ func (p *Proxy) Cut() {
 	p.moved.Broadcast()
 }
 
+// CutClients resets the clients' side of all connections and leaves the
+// server's open, as a load balancer can: the server goes on as if they were there.
+func (p *Proxy) CutClients() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.clients {
+		p.clients[c] = false
+		reset(c)
+	}
+}
+
+// halfOpen reports whether a client was cut off by CutClients.
+func (p *Proxy) halfOpen(client net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	whole, known := p.clients[client]
+	return known && !whole
+}
+
 // LoseReplies lets the next n requests that contain match (as "XADD", "evalsha"; case matters not) through to the
 // server, swallows what it answers, and then resets the connection.
 func (p *Proxy) LoseReplies(match string, n int) {
@@ -137,11 +157,12 @@ func (p *Proxy) serve(client net.Conn) {
 	defer reset(server)
 	p.mu.Lock()
 	refused := p.listener == nil
-	p.conns[client], p.conns[server] = true, true
+	p.conns[client], p.conns[server], p.clients[client] = true, true, true
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
 		delete(p.conns, client)
+		delete(p.clients, client)
 		delete(p.conns, server)
 		p.mu.Unlock()
 	}()
@@ -157,7 +178,11 @@ func (p *Proxy) serve(client net.Conn) {
 }
 
 func (p *Proxy) requests(client, server net.Conn, lossy chan struct{}) {
-	defer reset(server)
+	defer func() {
+		if !p.halfOpen(client) {
+			reset(server)
+		}
+	}()
 	losing := false
 	buf := make([]byte, 64<<10)
 	for {
@@ -188,7 +213,10 @@ func (p *Proxy) replies(client, server net.Conn, lossy chan struct{}) {
 			continue
 		default:
 		}
-		if _, err := client.Write(buf[:n]); err != nil {
+		if p.halfOpen(client) {
+			continue // nobody reads it
+		}
+		if _, err := client.Write(buf[:n]); err != nil && !p.halfOpen(client) {
 			return
 		}
 	}
