@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -203,44 +204,6 @@ func TestRedisRestarts(t *testing.T) {
 	redistest.Wait(t, "good health", func() bool { return w.Health().Ready })
 }
 
-// TestGroupIsMadeAgain: a flush loses jobs, but not the worker.
-func TestGroupIsMadeAgain(t *testing.T) {
-	t.Parallel()
-	server := redistest.Server(t)
-	rdb := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
-	s, err := stream.New(rdb, "orders", stream.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorker(t, quick(), s)
-	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { return nil })
-	run(t, w)
-	publish(t, s, ping.Job(1))
-	redistest.Wait(t, "the first job", func() bool { return w.Stats().Completed == 1 })
-	rdb.FlushAll(t.Context())
-	publish(t, s, ping.Job(2))
-	redistest.Wait(t, "the second job", func() bool { return w.Stats().Completed == 2 })
-}
-
-func TestDeniedAtStart(t *testing.T) {
-	t.Parallel()
-	server := redistest.Server(t)
-	admin := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
-	if err := admin.ConfigSet(t.Context(), "requirepass", "right").Err(); err != nil {
-		t.Fatal(err)
-	}
-	for password, want := range map[string]error{"wrong": stream.ErrDenied, "": stream.ErrDenied} {
-		rdb := redistest.Connect(t, &redis.Options{Addr: server.Addr(), Password: password})
-		s, err := stream.New(rdb, "orders", stream.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := newWorker(t, quick(), s).Run(t.Context()); !errors.Is(err, want) || strings.Contains(err.Error(), "right") {
-			t.Errorf("with password %q Run = %v, want %v", password, err, want)
-		}
-	}
-}
-
 // TestAtMaxmemory: a full Redis refuses publishers, but what is there is worked off.
 func TestAtMaxmemory(t *testing.T) {
 	t.Parallel()
@@ -313,5 +276,48 @@ func TestIdleWorkerIsQuiet(t *testing.T) {
 	rate := float64(commands()-before-1) / time.Since(start).Seconds()
 	if rate > 1 {
 		t.Errorf("an idle worker sends %.1f commands a second, want at most 1", rate)
+	}
+}
+
+// TestHalfOpenConnection: when a connection is cut and Redis does not notice, the blocked read on it must not swallow what comes.
+func TestHalfOpenConnection(t *testing.T) {
+	t.Parallel()
+	server := redistest.Server(t)
+	direct := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
+	proxy := redistest.NewProxy(t, server.Addr())
+	proxied := redistest.Connect(t, &redis.Options{Addr: proxy.Addr()})
+	s, err := stream.New(direct, "orders", stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	through, err := stream.New(proxied, "orders", stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorker(t, quick(), through)
+	var book ledger
+	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error { book.add(fmt.Sprint(job.Data)); return nil })
+	run(t, w)
+	readers := func() (ids []string) { // connections that are blocked
+		for line := range strings.Lines(direct.ClientList(t.Context()).Val()) {
+			if strings.Contains(line, " flags=b") {
+				ids = append(ids, strings.Fields(line)[0])
+			}
+		}
+		return ids
+	}
+	redistest.Wait(t, "a blocked read", func() bool { return len(readers()) == 1 })
+	ghost := readers()[0]
+	proxy.CutClients()
+	redistest.Wait(t, "the worker to read again", func() bool {
+		return slices.ContainsFunc(readers(), func(id string) bool { return id != ghost })
+	})
+	publish(t, s, many(4)...)
+	for i := range 4 {
+		redistest.Wait(t, "the job", func() bool { return book.of(fmt.Sprint(i)) > 0 })
+	}
+	idle(t, s)
+	if book.total() != 4 {
+		t.Errorf("%d runs, want 4", book.total())
 	}
 }

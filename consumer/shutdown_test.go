@@ -3,8 +3,6 @@ package consumer_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -191,120 +189,70 @@ func TestStopBeforeRedisAnswers(t *testing.T) {
 	}
 }
 
-// TestNobodyHoards: a worker whose jobs are slow holds only what it runs.
-func TestNobodyHoards(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	publish(t, s, many(500)...)
-	cfg := quick()
-	cfg.MaxJobs = 4
-	w := newWorker(t, cfg, s)
-	slow, release := fast(t, w, s)
-	slow.Store(true)
-	run(t, w)
-	redistest.Wait(t, "four running jobs", func() bool { return len(w.Running()) == 4 })
-	if d := depths(t, s); d.Active > 5 {
-		t.Errorf("%d jobs are held, want the four that run and at most one more", d.Active)
-	}
-	close(release)
-	idle(t, s)
-}
-
-// TestPaceThatDoesNotLast: what was read ahead goes back when the jobs turn slow, and others get it.
-func TestPaceThatDoesNotLast(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	cfg := quick()
-	cfg.MaxJobs = 2
-	w := newWorker(t, cfg, s)
-	slow, release := fast(t, w, s)
-	run(t, w)
-	publish(t, s, many(30_000)...)
-	redistest.Wait(t, "some pace", func() bool { return w.Stats().Completed > 2000 })
-	slow.Store(true)
-	redistest.Wait(t, "the jobs read ahead to go back", func() bool {
-		return len(w.Running()) == 2 && w.Health().Queued == 0 && depths(t, s).Active <= 3
-	})
-	close(release)
-	idle(t, s)
-	if got := w.Stats(); got.Completed != 30_000 || got.HandedBack == 0 {
-		t.Errorf("stats = %+v, want all completed and some handed back on the way", got)
-	}
-}
-
-func TestBatches(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	cfg := quick()
-	cfg.MaxJobs = 2
-	w := newWorker(t, cfg, s)
-	var mu sync.Mutex
-	var sizes []int
-	runs := make(map[int]int)
-	consumer.HandleBatch(w, ping, 50, func(_ context.Context, jobs []*consumer.Job[int]) []error {
-		mu.Lock()
-		defer mu.Unlock()
-		sizes = append(sizes, len(jobs))
-		var errs []error
-		for i, job := range jobs {
-			if runs[job.Data]++; job.Data%100 == 0 && job.Attempt < 3 {
-				if errs == nil {
-					errs = make([]error, len(jobs))
-				}
-				errs[i] = fmt.Errorf("job %d", job.Data)
-			}
-		}
-		return errs
-	})
-	jobs := many(1000)
-	jobs = append(jobs, stream.Job{Type: "ping", Data: []byte("no number")})
-	publish(t, s, jobs...)
-	run(t, w)
-	deadLetters(t, s, 1)
-	idle(t, s)
-	mu.Lock()
-	defer mu.Unlock()
-	largest := 0
-	for _, n := range sizes {
-		largest = max(largest, n)
-	}
-	if largest > 50 || largest < 10 {
-		t.Errorf("the largest batch had %d jobs, want many and at most 50", largest)
-	}
-	for i := range 1000 {
-		want := 1
-		if i%100 == 0 {
-			want = 3
-		}
-		if runs[i] != want {
-			t.Errorf("job %d ran %d times, want %d", i, runs[i], want)
-		}
-	}
-}
-
-func TestBatchThatAnswersWrongly(t *testing.T) {
+// TestStopWhileTimersRing: a timer that rings while its slot stops must not keep the slot's lock.
+func TestStopWhileTimersRing(t *testing.T) {
 	t.Parallel()
 	s := newStream(t, redistest.Client(t), stream.Config{})
-	w := newWorker(t, quick(), s)
-	consumer.HandleBatch(w, ping, 10, func(_ context.Context, jobs []*consumer.Job[int]) []error {
-		if jobs[0].Data < 0 {
-			panic("negative")
+	for range 20 {
+		cfg := quick()
+		cfg.MaxJobs, cfg.Timeout, cfg.Grace = 100, 2*time.Millisecond, 50*time.Millisecond
+		w := newWorker(t, cfg, s)
+		consumer.Handle(w, ping, func(ctx context.Context, job *consumer.Job[int]) error {
+			if job.Data == 0 {
+				job.SetTimeout(consumer.None)
+				<-ctx.Done()
+			}
+			return nil
+		})
+		stop := run(t, w)
+		publish(t, s, many(100)...)
+		redistest.Wait(t, "the jobs", func() bool { return w.Stats().Completed >= 99 })
+		ended := make(chan error, 1)
+		go func() { ended <- stop() }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("Run does not return")
 		}
-		return make([]error, len(jobs)+1)
-	})
-	run(t, w)
-	job := ping.Job(1)
-	job.MaxTries = 1
-	publish(t, s, job)
-	if letter := deadLetters(t, s, 1)[0]; letter.Error != "the batch handler of ping answered with 2 errors for 1 jobs" {
-		t.Errorf("error = %q", letter.Error)
+		rest := newWorker(t, quick(), s) // the job that was handed back
+		consumer.Handle(rest, ping, func(context.Context, *consumer.Job[int]) error { return nil })
+		end := run(t, rest)
+		idle(t, s)
+		_ = end()
 	}
-	job.Data = -1
-	publish(t, s, job)
-	if letter := deadLetters(t, s, 2)[1]; letter.Stack == "" || letter.Error != "panic: negative" {
-		t.Errorf("dead letter = %+v, want the panic with its stack", letter)
+}
+
+// TestGraceWithADeadRedis: the grace period begins with the stop, whatever the readers wait for.
+func TestGraceWithADeadRedis(t *testing.T) {
+	t.Parallel()
+	direct, proxied, proxy := behindProxy(t)
+	s := newStream(t, direct, stream.Config{})
+	through, err := stream.New(proxied, s.Name(), stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := quick()
+	cfg.Grace = 300 * time.Millisecond
+	w := newWorker(t, cfg, through)
+	ended := make(chan time.Time, 1)
+	consumer.Handle(w, ping, func(ctx context.Context, _ *consumer.Job[int]) error {
+		<-ctx.Done()
+		ended <- time.Now()
+		return ctx.Err()
+	})
+	stop := run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the job to run", func() bool { return len(w.Running()) == 1 })
+	proxy.Hang()
+	start := time.Now()
+	_ = stop()
+	if took := (<-ended).Sub(start); took < 300*time.Millisecond || took > 2*time.Second {
+		t.Errorf("the handler was stopped after %s, want about 300ms", took)
+	}
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("Run returned after %s", took)
 	}
 }

@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/penstock-go/penstock/stream"
@@ -59,25 +57,6 @@ type Worker struct {
 	opened  atomic.Bool
 	opening outage // the streams can't be opened now
 	writes  outage // or the ends of jobs written
-}
-
-// Stats count what a worker has done since it began. Runs whose end could not
-// be written, since the job had been ended elsewhere, are in none but Started.
-type Stats struct {
-	Started    int64 `json:"started"`
-	Completed  int64 `json:"completed"`
-	Retried    int64 `json:"retried"`
-	Snoozed    int64 `json:"snoozed"`
-	Bounced    int64 `json:"bounced"`
-	Dead       int64 `json:"dead"`
-	HandedBack int64 `json:"handed_back"`
-	Panics     int64 `json:"panics"`
-}
-
-type counters struct {
-	started, completed, retried, snoozed, bounced, dead, handedBack, panics atomic.Int64
-
-	refused atomic.Int64 // taken up, and not started
 }
 
 // New returns a worker of group over streams; earlier streams are served
@@ -147,76 +126,6 @@ func consumerName(name string) string {
 
 // Name of this worker among the group's consumers.
 func (w *Worker) Name() string { return w.name }
-
-// Stats may be called at any time.
-func (w *Worker) Stats() Stats {
-	c := &w.counts
-	return Stats{
-		Started: c.started.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(), Snoozed: c.snoozed.Load(),
-		Bounced: c.bounced.Load(), Dead: c.dead.Load(), HandedBack: c.handedBack.Load(), Panics: c.panics.Load(),
-	}
-}
-
-// Health of a worker.
-type Health struct {
-	Ready       bool      // its streams are open and Redis answers
-	Redis       error     // why not, when Redis is the reason
-	Running     int       // handlers at work
-	MaxJobs     int       // of so many
-	Queued      int       // jobs read and not started
-	LastSettled time.Time // when the end of a job last reached Redis; zero: never
-}
-
-// Health may be called at any time.
-func (w *Worker) Health() Health {
-	h := Health{Ready: w.opened.Load(), MaxJobs: w.cfg.MaxJobs, Queued: w.queued(), Running: len(w.Running())}
-	w.mu.Lock()
-	readers := w.readers
-	w.mu.Unlock()
-	errs := []error{w.opening.cause(), w.writes.cause()}
-	for _, r := range readers {
-		errs = append(errs, r.reads.cause())
-	}
-	for _, src := range w.sources {
-		errs = append(errs, src.trouble.cause())
-	}
-	if err := errors.Join(errs...); err != nil {
-		h.Ready, h.Redis = false, err
-	}
-	if ns := w.settled.Load(); ns > 0 {
-		h.LastSettled = time.Unix(0, ns)
-	}
-	return h
-}
-
-// Running is one job that a handler works on.
-type Running struct {
-	Stream, ID, Type string
-	Attempt          int
-	Started          time.Time
-	Progress         float64 // from 0 to 1, as the handler reported it
-	Note             string
-}
-
-// Running lists what the handlers work on.
-func (w *Worker) Running() []Running {
-	w.mu.Lock()
-	slots := w.slots
-	w.mu.Unlock()
-	var list []Running
-	for _, s := range slots {
-		s.mu.Lock()
-		for _, t := range s.tasks {
-			r := Running{Stream: t.Stream, ID: t.ID, Type: t.Type, Attempt: t.Attempt, Started: t.started}
-			if p := t.progress.Load(); p != nil {
-				r.Progress, r.Note = p.fraction, p.note
-			}
-			list = append(list, r)
-		}
-		s.mu.Unlock()
-	}
-	return list
-}
 
 // stuckAfter is how long Run waits, after the grace period, for handlers that were told to stop.
 const stuckAfter = 3 * time.Second
@@ -302,146 +211,6 @@ func (w *Worker) prepare(ctx context.Context) {
 	}
 }
 
-// openAll makes the group on every stream. It waits while Redis is away, and returns the errors that waiting won't cure.
-func (w *Worker) openAll(ctx context.Context) error {
-	for pauses := newPauses(); ; {
-		err := w.open(ctx)
-		if err == nil {
-			w.opened.Store(true)
-			w.opening.over(w.log, "the streams are open")
-			return nil
-		}
-		switch engine.Classify(err) {
-		case engine.Busy, engine.Unreachable, engine.Lost, engine.Full:
-		default:
-			return err
-		}
-		w.opening.began(w.log, "streams cannot be opened, trying again", err)
-		if !sleep(ctx, pauses.NextBackOff()) {
-			return nil
-		}
-	}
-}
-
-const openTimeout = 5 * time.Second
-
-func (w *Worker) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, openTimeout)
-	defer cancel()
-	for _, src := range w.sources {
-		if err := w.openSource(ctx, src); err != nil {
-			return err
-		}
-	}
-	return w.readClock(ctx)
-}
-
-// openSource makes the group on one stream, if it is not there. Once the
-// stream's kind is known it stays: a stream that was flushed becomes again what it was.
-func (w *Worker) openSource(ctx context.Context, src *source) error {
-	src.mu.Lock()
-	kind := src.kind
-	src.mu.Unlock()
-	if kind == stream.KindAny {
-		kind = src.stream.Kind()
-	}
-	opened, err := engine.Open(ctx, w.rdb, src.keys, w.group, string(kind), false)
-	doing := fmt.Sprintf("open %s/%s", src.stream.Name(), w.group)
-	switch {
-	case engine.Classify(err) == engine.Denied:
-		return fmt.Errorf("%s: %w: %w", doing, stream.ErrDenied, err)
-	case err != nil:
-		return fmt.Errorf("%s: %w", doing, err)
-	case opened.Refusal != "":
-		return fmt.Errorf("%s: %w", doing, errRefused{src.stream.Refused(opened)})
-	}
-	kind = stream.Kind(opened.Kind)
-	group := src.keys.Group(w.group, kind == stream.KindEvents)
-	src.mu.Lock()
-	if src.lanes == nil {
-		src.lanes = []*lane{
-			{src: src, key: group.Redelivery, delete: true},
-			{src: src, key: src.keys.Stream, delete: kind != stream.KindEvents},
-		}
-	}
-	src.group, src.kind, src.epoch = group, kind, opened.Epoch
-	src.mu.Unlock()
-	if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) {
-		w.log.Warn("the stream is not in the registry, since redis is full: the heartbeat tries again", "err", err)
-	} else if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return nil
-}
-
-// errRefused is a refusal, which is no error of the connection.
-type errRefused struct{ error }
-
-func (e errRefused) Unwrap() error { return e.error }
-
-// RedisError makes engine.Classify see an answer of the server.
-func (errRefused) RedisError() {}
-
-// readClock learns how far our clock is from Redis's, which decides when a job has expired.
-func (w *Worker) readClock(ctx context.Context) error {
-	before := time.Now()
-	v, err := engine.DoAt(ctx, w.rdb, 0, "TIME")
-	if err != nil {
-		return fmt.Errorf("read the time of redis: %w", err)
-	}
-	t, err := engine.ReadTime(v)
-	if err != nil {
-		return fmt.Errorf("read the time of redis: %w", err)
-	}
-	now := time.Now()
-	w.clock.Store(int64(t.Sub(before.Add(now.Sub(before) / 2))))
-	return nil
-}
-
-// now is Redis's clock.
-func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
-
-const heartbeatEvery = 10 * time.Second
-
-// heartbeat keeps the streams in the registry, and the clock and epochs known.
-func (w *Worker) heartbeat(ctx context.Context) {
-	beat := time.NewTicker(heartbeatEvery)
-	defer beat.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-beat.C:
-			callCtx, cancel := context.WithTimeout(ctx, openTimeout)
-			err := w.readClock(callCtx)
-			for _, src := range w.sources {
-				err = errors.Join(err, src.stream.Announce(callCtx), w.readEpoch(callCtx, src))
-			}
-			cancel()
-			if err != nil && ctx.Err() == nil {
-				w.log.Debug("heartbeat failed", "err", err)
-			}
-		}
-	}
-}
-
-// readEpoch learns that somebody else made the group again: fences grow then too.
-func (w *Worker) readEpoch(ctx context.Context, src *source) error {
-	v, err := engine.Do(ctx, w.rdb, "HGET", src.keys.Config, "epoch:"+w.group)
-	if err != nil {
-		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
-	}
-	text, _ := v.(string)
-	epoch, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
-	}
-	src.mu.Lock()
-	src.epoch = max(src.epoch, epoch)
-	src.mu.Unlock()
-	return nil
-}
-
 // promoter brings this group's own retries back when they are due, so that none waits for a scheduler.
 func (w *Worker) promoter() *engine.Promoter {
 	slots := make([]engine.Slot, 0, len(w.sources))
@@ -516,48 +285,5 @@ func (w *Worker) leave(ctx context.Context) {
 			w.log.Warn("the consumer stays behind in its group", "stream", src.stream.Name(), "err", err)
 			return
 		}
-	}
-}
-
-// outage is a time in which something can't be done; its beginning and end are logged, once each.
-type outage struct{ err atomic.Pointer[error] }
-
-func (o *outage) began(log *slog.Logger, what string, err error) {
-	if o.err.Swap(&err) == nil {
-		log.Warn(what, "err", err)
-	}
-}
-
-func (o *outage) over(log *slog.Logger, what string) {
-	if o.err.Load() != nil && o.err.Swap(nil) != nil {
-		log.Info(what)
-	}
-}
-
-// cause of the outage; nil when there is none.
-func (o *outage) cause() error {
-	if err := o.err.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// newPauses are the pauses between tries while Redis is away: 50 ms, doubled
-// up to 5 s, each spread by half so that a fleet does not return at once.
-func newPauses() *backoff.ExponentialBackOff {
-	b := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second}
-	b.Reset()
-	return b
-}
-
-// sleep waits, and reports whether ctx lasted.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
 	}
 }

@@ -2,7 +2,6 @@ package consumer_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -12,12 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
 	"github.com/penstock-go/penstock/consumer"
 	"github.com/penstock-go/penstock/stream"
-	"github.com/penstock-go/penstock/stream/engine"
 )
 
 var ping = stream.Type[int]{Name: "ping"}
@@ -318,113 +314,6 @@ func TestUnknownTypeDiesInTheEnd(t *testing.T) {
 	}
 }
 
-func TestNewerFormatBounces(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	w := newWorker(t, quick(), s)
-	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error {
-		t.Error("a job of a newer format ran")
-		return nil
-	})
-	run(t, w)
-	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"type", "ping", "data", "1", "traceparent", "", "opts", `{"v":99,"zz":[1,2]}`}})
-	redistest.Wait(t, "the job to bounce", func() bool { return w.Stats().Bounced > 0 })
-	bodies := rdb.HVals(t.Context(), "{"+s.Name()+"}:g:"+group+":retrying:jobs").Val()
-	if len(bodies) != 1 || !strings.Contains(bodies[0], `"zz":[1,2]`) || !strings.Contains(bodies[0], `"v":99`) {
-		t.Errorf("parked as %q, want what this build does not know kept", bodies)
-	}
-}
-
-func TestBrokenOptsAreKeptAsTheyAre(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	w := newWorker(t, quick(), s)
-	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { return nil })
-	run(t, w)
-	for _, opts := range []string{`{`, `{"err":-5}`, `[]`, `{"f":1e99}`, `"x"`} {
-		rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"type", "ping", "data", "1", "traceparent", "", "opts", opts}})
-	}
-	for _, letter := range deadLetters(t, s, 5) {
-		if letter.Reason != "undecodable" || !strings.Contains(letter.Error, "opts") {
-			t.Errorf("dead letter = %+v, want undecodable opts", letter)
-		}
-	}
-	idle(t, s)
-}
-
-func TestForeignEntries(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	w := newWorker(t, quick(), s)
-	got := make(chan consumer.Delivery, 8)
-	w.HandleOther(func(_ context.Context, d *consumer.Delivery) error {
-		if d.Attempt == 1 {
-			return errors.New("once more") // its fields have to survive the detour
-		}
-		got <- *d
-		return nil
-	})
-	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
-		got <- *job.Delivery
-		return nil
-	})
-	run(t, w)
-	redistest.Wait(t, "the group", func() bool { return w.Health().Ready })
-	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"sku", "A-1", "raw", "\x00\xff", "sku", "again"}})
-	d := <-got
-	if d.Type != "" || d.Fields["raw"] != "\x00\xff" || d.Fields["sku"] != "again" || d.Attempt != 2 {
-		t.Errorf("delivery = %+v, want all fields", d)
-	}
-	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), Values: []any{"type", "ping", "data", "42"}})
-	if d := <-got; d.Type != "ping" || string(d.Payload) != "42" {
-		t.Errorf("delivery = %+v, want the type's own handler", d)
-	}
-	idle(t, s)
-}
-
-func TestMiddlewareOrder(t *testing.T) {
-	t.Parallel()
-	s := newStream(t, redistest.Client(t), stream.Config{})
-	w := newWorker(t, quick(), s)
-	var calls []string
-	mark := func(name string) consumer.Middleware {
-		return func(next consumer.Handler) consumer.Handler {
-			return func(ctx context.Context, d *consumer.Delivery) error {
-				calls = append(calls, name)
-				defer func() { calls = append(calls, "/"+name) }()
-				return next(ctx, d)
-			}
-		}
-	}
-	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { calls = append(calls, "h"); return nil })
-	w.Use(mark("a"), mark("b"))
-	stop := run(t, w)
-	publish(t, s, ping.Job(1))
-	redistest.Wait(t, "the job", func() bool { return w.Stats().Completed == 1 })
-	_ = stop()
-	if got := strings.Join(calls, " "); got != "a b h /b /a" {
-		t.Errorf("calls = %s, want a outermost", got)
-	}
-}
-
-func TestHandleResultIsAccepted(t *testing.T) {
-	t.Parallel()
-	s := newStream(t, redistest.Client(t), stream.Config{})
-	w := newWorker(t, quick(), s)
-	consumer.HandleResult(w, ping, func(_ context.Context, job *consumer.Job[int]) (string, error) {
-		if job.Attempt == 1 {
-			return "", errors.New("no")
-		}
-		return "yes", nil
-	})
-	run(t, w)
-	publish(t, s, ping.Job(1))
-	redistest.Wait(t, "the job", func() bool { return w.Stats().Completed == 1 && w.Stats().Retried == 1 })
-}
-
 func TestEventsReachEveryGroup(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Client(t)
@@ -487,118 +376,5 @@ func TestEarlierStreamsFirst(t *testing.T) {
 	}
 	if first < 150 {
 		t.Errorf("%d of the first 200 runs were of the earlier stream, want nearly all", first)
-	}
-}
-
-func TestRefusals(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t)
-	s := newStream(t, rdb, stream.Config{})
-	run(t, newWorker(t, quick(), s))
-	redistest.Wait(t, "the first group", func() bool {
-		d, err := s.Describe(t.Context())
-		return err == nil && d.Kind == stream.KindQueue
-	})
-	second, err := consumer.New("search", quick(), s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := second.Run(t.Context()); !errors.Is(err, stream.ErrKind) || !strings.Contains(err.Error(), group) {
-		t.Errorf("a queue's second group: %v, want ErrKind naming the first", err)
-	}
-	foreign := newStream(t, rdb, stream.Config{})
-	rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: foreign.Name(), Values: []any{"a", "b"}})
-	if err := newWorker(t, quick(), foreign).Run(t.Context()); !errors.Is(err, stream.ErrKind) {
-		t.Errorf("a foreign stream: %v, want ErrKind", err)
-	}
-	wrong := newStream(t, rdb, stream.Config{})
-	rdb.Set(t.Context(), wrong.Name(), "x", 0)
-	if err := newWorker(t, quick(), wrong).Run(t.Context()); err == nil || !strings.Contains(err.Error(), wrong.Name()) {
-		t.Errorf("a string key: %v, want an error that names it", err)
-	}
-	newer := newStream(t, rdb, stream.Config{})
-	rdb.HSet(t.Context(), "{"+newer.Name()+"}:config", "kind", "queue", "format", engine.Format+1)
-	if err := newWorker(t, quick(), newer).Run(t.Context()); !errors.Is(err, stream.ErrNewerFormat) {
-		t.Errorf("a newer stream: %v, want ErrNewerFormat", err)
-	}
-}
-
-func TestConfigFaultsAllAtOnce(t *testing.T) {
-	t.Parallel()
-	s := newStream(t, redistest.Client(t), stream.Config{})
-	_, err := consumer.New("a:b", consumer.Config{MaxJobs: -1, Timeout: -5, MaxTries: -1, Backoff: consumer.Backoff{Factor: 0.5},
-		Types: map[string]consumer.TypeConfig{"x": {MaxTries: -2}}}, s, s)
-	for _, want := range []string{"a:b", "MaxJobs", "Timeout", "MaxTries", "Backoff.Factor", `Types["x"].MaxTries`, "twice"} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v does not name %s", err, want)
-		}
-	}
-	if !errors.Is(err, stream.ErrInvalid) {
-		t.Error("the error is no ErrInvalid")
-	}
-}
-
-func TestHandlersMustBeSetBeforeRun(t *testing.T) {
-	t.Parallel()
-	s := newStream(t, redistest.Client(t), stream.Config{})
-	w := newWorker(t, quick(), s)
-	h := func(context.Context, *consumer.Job[int]) error { return nil }
-	consumer.Handle(w, ping, h)
-	mustPanic(t, "a type taken", func() { consumer.Handle(w, ping, h) })
-	mustPanic(t, "a batch of 0", func() {
-		consumer.HandleBatch(w, stream.Type[int]{Name: "b"}, 0, func(context.Context, []*consumer.Job[int]) []error { return nil })
-	})
-	run(t, w)
-	redistest.Wait(t, "the worker", func() bool { return w.Health().Ready })
-	mustPanic(t, "a running worker", func() { consumer.Handle(w, stream.Type[int]{Name: "late"}, h) })
-	if err := w.Run(t.Context()); err == nil {
-		t.Error("a second Run did not fail")
-	}
-}
-
-func mustPanic(t *testing.T, what string, f func()) {
-	t.Helper()
-	defer func() {
-		if recover() == nil {
-			t.Errorf("%s: no panic", what)
-		}
-	}()
-	f()
-}
-
-func TestProgressIsSeen(t *testing.T) {
-	t.Parallel()
-	s := newStream(t, redistest.Client(t), stream.Config{})
-	w := newWorker(t, quick(), s)
-	release := make(chan struct{})
-	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error {
-		job.Progress(0.5, "half way")
-		<-release
-		return nil
-	})
-	run(t, w)
-	publish(t, s, ping.Job(1))
-	redistest.Wait(t, "the progress", func() bool {
-		r := w.Running()
-		return len(r) == 1 && r[0].Progress == 0.5 && r[0].Note == "half way" && r[0].Type == "ping"
-	})
-	close(release)
-}
-
-func TestRawPayloads(t *testing.T) {
-	t.Parallel()
-	s := newStream(t, redistest.Client(t), stream.Config{})
-	w := newWorker(t, quick(), s)
-	got := make(chan string, 2)
-	consumer.Handle(w, stream.Type[[]byte]{Name: "bytes"}, func(_ context.Context, job *consumer.Job[[]byte]) error { got <- string(job.Data); return nil })
-	consumer.Handle(w, stream.Type[json.RawMessage]{Name: "raw"}, func(_ context.Context, job *consumer.Job[json.RawMessage]) error { got <- string(job.Data); return nil })
-	run(t, w)
-	publish(t, s, stream.Job{Type: "bytes", Data: []byte("\x00\x01")})
-	if g := <-got; g != "\x00\x01" {
-		t.Errorf("got %q", g)
-	}
-	publish(t, s, stream.Job{Type: "raw", Data: json.RawMessage(`{"a":1}`)})
-	if g := <-got; g != `{"a":1}` {
-		t.Errorf("got %q", g)
 	}
 }

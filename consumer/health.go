@@ -1,0 +1,120 @@
+package consumer
+
+import (
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// Stats count what a worker has done since it began. Runs whose end could not
+// be written, since the job had been ended elsewhere, are in none but Started.
+type Stats struct {
+	Started    int64 `json:"started"`
+	Completed  int64 `json:"completed"`
+	Retried    int64 `json:"retried"`
+	Snoozed    int64 `json:"snoozed"`
+	Bounced    int64 `json:"bounced"`
+	Dead       int64 `json:"dead"`
+	HandedBack int64 `json:"handed_back"`
+	Panics     int64 `json:"panics"`
+}
+
+type counters struct {
+	started, completed, retried, snoozed, bounced, dead, handedBack, panics atomic.Int64
+
+	refused atomic.Int64 // taken up, and not started
+}
+
+// Stats may be called at any time.
+func (w *Worker) Stats() Stats {
+	c := &w.counts
+	return Stats{
+		Started: c.started.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(), Snoozed: c.snoozed.Load(),
+		Bounced: c.bounced.Load(), Dead: c.dead.Load(), HandedBack: c.handedBack.Load(), Panics: c.panics.Load(),
+	}
+}
+
+// Health of a worker.
+type Health struct {
+	Ready       bool      // its streams are open and Redis answers
+	Redis       error     // why not, when Redis is the reason
+	Running     int       // handlers at work
+	MaxJobs     int       // of so many
+	Queued      int       // jobs read and not started
+	LastSettled time.Time // when the end of a job last reached Redis; zero: never
+}
+
+// Health may be called at any time.
+func (w *Worker) Health() Health {
+	h := Health{Ready: w.opened.Load(), MaxJobs: w.cfg.MaxJobs, Queued: w.queued(), Running: len(w.Running())}
+	w.mu.Lock()
+	readers := w.readers
+	w.mu.Unlock()
+	errs := []error{w.opening.cause(), w.writes.cause()}
+	for _, r := range readers {
+		errs = append(errs, r.reads.cause())
+	}
+	for _, src := range w.sources {
+		errs = append(errs, src.trouble.cause())
+	}
+	if err := errors.Join(errs...); err != nil {
+		h.Ready, h.Redis = false, err
+	}
+	if ns := w.settled.Load(); ns > 0 {
+		h.LastSettled = time.Unix(0, ns)
+	}
+	return h
+}
+
+// Running is one job that a handler works on.
+type Running struct {
+	Stream, ID, Type string
+	Attempt          int
+	Started          time.Time
+	Progress         float64 // from 0 to 1, as the handler reported it
+	Note             string
+}
+
+// Running lists what the handlers work on.
+func (w *Worker) Running() []Running {
+	w.mu.Lock()
+	slots := w.slots
+	w.mu.Unlock()
+	var list []Running
+	for _, s := range slots {
+		s.mu.Lock()
+		for _, t := range s.tasks {
+			r := Running{Stream: t.Stream, ID: t.ID, Type: t.Type, Attempt: t.Attempt, Started: t.started}
+			if p := t.progress.Load(); p != nil {
+				r.Progress, r.Note = p.fraction, p.note
+			}
+			list = append(list, r)
+		}
+		s.mu.Unlock()
+	}
+	return list
+}
+
+// outage is a time in which something can't be done; its beginning and end are logged, once each.
+type outage struct{ err atomic.Pointer[error] }
+
+func (o *outage) began(log *slog.Logger, what string, err error) {
+	if o.err.Swap(&err) == nil {
+		log.Warn(what, "err", err)
+	}
+}
+
+func (o *outage) over(log *slog.Logger, what string) {
+	if o.err.Load() != nil && o.err.Swap(nil) != nil {
+		log.Info(what)
+	}
+}
+
+// cause of the outage; nil when there is none.
+func (o *outage) cause() error {
+	if err := o.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}

@@ -1,0 +1,174 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/engine"
+)
+
+// openAll makes the group on every stream. It waits while Redis is away, and returns the errors that waiting won't cure.
+func (w *Worker) openAll(ctx context.Context) error {
+	for pauses := newPauses(); ; {
+		err := w.open(ctx)
+		if err == nil {
+			w.opened.Store(true)
+			w.opening.over(w.log, "the streams are open")
+			return nil
+		}
+		switch engine.Classify(err) {
+		case engine.Busy, engine.Unreachable, engine.Lost, engine.Full:
+		default:
+			return err
+		}
+		w.opening.began(w.log, "streams cannot be opened, trying again", err)
+		if !sleep(ctx, pauses.NextBackOff()) {
+			return nil
+		}
+	}
+}
+
+const openTimeout = 5 * time.Second
+
+func (w *Worker) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	for _, src := range w.sources {
+		if err := w.openSource(ctx, src); err != nil {
+			return err
+		}
+	}
+	return w.readClock(ctx)
+}
+
+// openSource makes the group on one stream, if it is not there. Once the
+// stream's kind is known it stays: a stream that was flushed becomes again what it was.
+func (w *Worker) openSource(ctx context.Context, src *source) error {
+	src.mu.Lock()
+	kind := src.kind
+	src.mu.Unlock()
+	if kind == stream.KindAny {
+		kind = src.stream.Kind()
+	}
+	opened, err := engine.Open(ctx, w.rdb, src.keys, w.group, string(kind), false)
+	doing := fmt.Sprintf("open %s/%s", src.stream.Name(), w.group)
+	switch {
+	case engine.Classify(err) == engine.Denied:
+		return fmt.Errorf("%s: %w: %w", doing, stream.ErrDenied, err)
+	case err != nil:
+		return fmt.Errorf("%s: %w", doing, err)
+	case opened.Refusal != "":
+		return fmt.Errorf("%s: %w", doing, errRefused{src.stream.Refused(opened)})
+	}
+	kind = stream.Kind(opened.Kind)
+	group := src.keys.Group(w.group, kind == stream.KindEvents)
+	src.mu.Lock()
+	if src.lanes == nil {
+		src.lanes = []*lane{
+			{src: src, key: group.Redelivery, delete: true},
+			{src: src, key: src.keys.Stream, delete: kind != stream.KindEvents},
+		}
+	}
+	src.group, src.kind, src.epoch = group, kind, opened.Epoch
+	src.mu.Unlock()
+	if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) {
+		w.log.Warn("the stream is not in the registry, since redis is full: the heartbeat tries again", "err", err)
+	} else if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
+// errRefused is a refusal, which is no error of the connection.
+type errRefused struct{ error }
+
+func (e errRefused) Unwrap() error { return e.error }
+
+// RedisError makes engine.Classify see an answer of the server.
+func (errRefused) RedisError() {}
+
+// readClock learns how far our clock is from Redis's, which decides when a job has expired.
+func (w *Worker) readClock(ctx context.Context) error {
+	before := time.Now()
+	v, err := engine.DoAt(ctx, w.rdb, 0, "TIME")
+	if err != nil {
+		return fmt.Errorf("read the time of redis: %w", err)
+	}
+	t, err := engine.ReadTime(v)
+	if err != nil {
+		return fmt.Errorf("read the time of redis: %w", err)
+	}
+	now := time.Now()
+	w.clock.Store(int64(t.Sub(before.Add(now.Sub(before) / 2))))
+	return nil
+}
+
+// now is Redis's clock.
+func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
+
+const heartbeatEvery = 10 * time.Second
+
+// heartbeat keeps the streams in the registry, and the clock and epochs known.
+func (w *Worker) heartbeat(ctx context.Context) {
+	beat := time.NewTicker(heartbeatEvery)
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-beat.C:
+			callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+			err := w.readClock(callCtx)
+			for _, src := range w.sources {
+				err = errors.Join(err, src.stream.Announce(callCtx), w.readEpoch(callCtx, src))
+			}
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				w.log.Debug("heartbeat failed", "err", err)
+			}
+		}
+	}
+}
+
+// readEpoch learns that somebody else made the group again: fences grow then too.
+func (w *Worker) readEpoch(ctx context.Context, src *source) error {
+	v, err := engine.Do(ctx, w.rdb, "HGET", src.keys.Config, "epoch:"+w.group)
+	if err != nil {
+		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
+	}
+	text, _ := v.(string)
+	epoch, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
+	}
+	src.mu.Lock()
+	src.epoch = max(src.epoch, epoch)
+	src.mu.Unlock()
+	return nil
+}
+
+// newPauses are the pauses between tries while Redis is away: 50 ms, doubled
+// up to 5 s, each spread by half so that a fleet does not return at once.
+func newPauses() *backoff.ExponentialBackOff {
+	b := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second}
+	b.Reset()
+	return b
+}
+
+// sleep waits, and reports whether ctx lasted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
