@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,8 +104,10 @@ func TestBatchesAreNotPassedAround(t *testing.T) {
 			cfg := quick()
 			cfg.MaxJobs = tc.maxJobs
 			w := newWorker(t, cfg, s)
+			var calls atomic.Int64
 			consumer.HandleBatch(w, ping, tc.size, func(context.Context, []*consumer.Job[int]) []error {
-				time.Sleep(tc.takes)
+				calls.Add(1)
+				<-time.After(tc.takes)
 				return nil
 			})
 			run(t, w)
@@ -114,6 +117,9 @@ func TestBatchesAreNotPassedAround(t *testing.T) {
 			}
 			publish(t, s, many(tc.jobs)...)
 			redistest.Wait(t, "the jobs", func() bool { return w.Stats().Completed == int64(tc.first+tc.jobs) })
+			if runs := calls.Load(); tc.jobs > 1000 && runs > int64(tc.jobs/tc.size)*2 {
+				t.Errorf("%d batches for %d jobs, want nearly full ones of %d", runs, tc.jobs, tc.size)
+			}
 			if back := w.Stats().HandedBack; back > int64(tc.jobs)/2 { // a few may: a small batch leaves what was meant for its rest
 				t.Errorf("%d of %d jobs were handed back, want few", back, tc.jobs)
 			}

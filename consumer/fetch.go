@@ -23,6 +23,7 @@ type reader struct {
 	line    *line
 	reads   outage // what can't be read now
 	weight  int64  // of a job, as the last read had them
+	live    int64  // lanes that had any in the last read
 
 	orphans bool      // a read's answer was lost: some of what we own was never seen
 	ghosts  []*line   // connections that were lost: the server may still read for them
@@ -154,6 +155,9 @@ func (r *reader) waitForRoom(ctx context.Context) int64 {
 	w := r.w
 	for {
 		ahead := w.prefetch(time.Now()) * r.weight
+		if r.batches() {
+			ahead = 0 // a slot that ends a batch would take the few that were read ahead, and batches would stay small
+		}
 		limit := int64(w.cfg.MaxJobs)*w.unit + ahead
 		target := limit - max(r.weight, ahead/4)
 		if load := w.load.Load(); load <= target {
@@ -210,10 +214,17 @@ func (r *reader) read(ctx context.Context, free int64) error {
 			}
 		}
 	}
-	count := min(max(fit/int64(len(lanes)), 1), readMax)
+	share, most := int64(len(lanes)), int64(readMax)
+	if r.batches() { // to fill them; what is too much for once waits for the next
+		share, most = max(r.live, 1), max(readMax, w.unit)
+	}
+	count := min(max(fit/share, 1), most)
 	_, err := r.readFrom(ctx, lanes, count, block)
 	return err
 }
+
+// batches reports whether most of what was read last goes to batch handlers.
+func (r *reader) batches() bool { return r.weight*2 <= r.w.unit }
 
 // looksMax is up to how many lanes are looked at a few at a time before a read blocks on them all.
 const looksMax = 32
@@ -231,7 +242,7 @@ func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block
 	}
 	r.reads.over(w.log, "jobs are read again")
 	now := w.now()
-	var weight, n int64
+	var weight, n, live int64
 	for _, l := range lanes {
 		entries := read[l.key]
 		l.more = int64(len(entries)) == count
@@ -244,11 +255,12 @@ func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block
 			weight += t.weight
 		}
 		n += int64(len(tasks))
+		live++
 		w.load.Add(sum(tasks))
 		w.queue(ctx, tasks)
 	}
 	if n > 0 {
-		r.weight = max(weight/n, 1)
+		r.weight, r.live = max(weight/n, 1), live
 	}
 	return n, nil
 }
@@ -320,10 +332,12 @@ func (r *reader) ask(ctx context.Context, lanes []*lane, count int64, block bool
 
 // queue gives tasks to the slots. Those that find no place before ctx ends are handed back.
 func (w *Worker) queue(ctx context.Context, tasks []*task) {
-	for _, t := range tasks {
+	for _, t := range tasks { // before any token, so that the slot that gets the first finds all that has arrived
 		if t.route != nil && t.route.batch != nil {
 			t.route.queue.push(t)
 		}
+	}
+	for _, t := range tasks {
 		select {
 		case w.ready <- t:
 			continue
