@@ -32,6 +32,12 @@ type Config struct {
 	Backoff Backoff
 	// KeepResult is how long what a handler returned is kept; None: not at all. Default: 1 h.
 	KeepResult time.Duration `env:"PENSTOCK_KEEP_RESULT" off:"true" zero:"write \"off\" to keep no results"`
+	// MaxCrashes is how many times the lease of a job may run out, as when its worker is killed, before it is
+	// dead-lettered. Default: 3.
+	MaxCrashes int `env:"PENSTOCK_MAX_CRASHES"`
+	// Lease is how long a job stays a worker's that is not heard of any more. It is renewed every third of it, so
+	// jobs may run for much longer. Default: 30 s.
+	Lease time.Duration `env:"PENSTOCK_LEASE"`
 	// Grace is how long running jobs may go on after the worker was told to stop. Default: 25 s.
 	Grace time.Duration `env:"PENSTOCK_GRACE"`
 	// UnknownType is how long a job that no handler here takes waits for a worker that does, before it is
@@ -78,6 +84,9 @@ func (c Config) Validate() error {
 	fault(c.Timeout < 0 && c.Timeout != None, "Timeout", "PENSTOCK_JOB_TIMEOUT", c.Timeout, `must be positive, or "off" for no limit`)
 	fault(c.MaxTries < 0, "MaxTries", "PENSTOCK_MAX_TRIES", c.MaxTries, "must be at least 1")
 	fault(c.KeepResult < 0 && c.KeepResult != None, "KeepResult", "PENSTOCK_KEEP_RESULT", c.KeepResult, `must be positive, or "off" to keep no results`)
+	fault(c.MaxCrashes < 0, "MaxCrashes", "PENSTOCK_MAX_CRASHES", c.MaxCrashes, "must be at least 1")
+	fault(c.Lease != 0 && c.Lease < minLease, "Lease", "PENSTOCK_LEASE", c.Lease, "must be at least "+minLease.String()+": it is renewed every third of it")
+	fault(c.Lease > maxLease, "Lease", "PENSTOCK_LEASE", c.Lease, "must be at most "+maxLease.String())
 	fault(c.Grace < 0, "Grace", "PENSTOCK_GRACE", c.Grace, "must be positive")
 	fault(c.UnknownType < 0, "UnknownType", "PENSTOCK_UNKNOWN_TYPE", c.UnknownType, "must be positive")
 	fault(c.PollDelay != 0 && c.PollDelay < minPollDelay, "PollDelay", "PENSTOCK_POLL_DELAY", c.PollDelay, "must be at least "+minPollDelay.String())
@@ -92,6 +101,11 @@ func (c Config) Validate() error {
 	}
 	return errs.ErrorOrNil()
 }
+
+const maxLease = time.Hour
+
+// minLease is shorter in this package's own tests.
+var minLease = 10 * time.Second
 
 const minPollDelay = 10 * time.Millisecond
 
@@ -114,6 +128,8 @@ func (c Config) WithDefaults() Config {
 	set(&c.Timeout, 5*time.Minute)
 	set(&c.MaxTries, 3)
 	set(&c.KeepResult, time.Hour)
+	set(&c.MaxCrashes, 3)
+	set(&c.Lease, 30*time.Second)
 	set(&c.Grace, 25*time.Second)
 	set(&c.UnknownType, time.Hour)
 	set(&c.PollDelay, 500*time.Millisecond)

@@ -30,9 +30,13 @@
 // with each, so that a store that remembers the highest can refuse a late writer.
 //
 // What a worker has read and not started when it stops, and what stops within the
-// grace period, goes back to its group at once and costs no try. The jobs of a
-// worker that is killed stay in the group's pending entries list: they are not
-// lost, and this version does not yet take them over.
+// grace period, goes back to its group at once and costs no try.
+//
+// A job is a worker's for as long as its lease lasts, which is renewed while the
+// worker lives. The jobs of a worker that is killed go back to the group when their
+// leases run out; it costs no try, but after [Config].MaxCrashes of them a job is
+// dead-lettered. A worker that was cut off for longer than a lease ends the
+// contexts of jobs that are not its own any more, with [ErrLeaseLost].
 //
 // A worker never ends because Redis goes away: it goes on with what it holds,
 // and writes the ends of those jobs when Redis is back. It never repeats blindly

@@ -1,10 +1,15 @@
 package consumer
 
-import "context"
+import "time"
 
-// Heartbeat does now what the heartbeat does every ten seconds.
+// MinLease is what Config.Lease may be in tests: short.
+const MinLease = 500 * time.Millisecond
+
+func init() { minLease = MinLease }
+
+// Heartbeat has one now, and returns when it is over.
 func Heartbeat(w *Worker) {
 	for _, src := range w.sources {
-		_ = w.readEpoch(context.Background(), src)
+		<-src.beats.ask()
 	}
 }

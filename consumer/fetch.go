@@ -25,9 +25,8 @@ type reader struct {
 	weight  int64  // of a job, as the last read had them
 	live    int64  // lanes that had any in the last read
 
-	orphans bool      // a read's answer was lost: some of what we own was never seen
-	ghosts  []*line   // connections that were lost: the server may still read for them
-	again   time.Time // when to look for orphans once more, since a ghost could not be laid
+	ghosts []*line   // connections that were lost: the server may still read for them
+	again  time.Time // when to look for orphans once more, since a ghost could not be laid
 
 	below atomic.Int64 // the load at which the reader, waiting, wants to be told; -1: it does not wait
 	room  chan struct{}
@@ -82,7 +81,7 @@ func (r *reader) failed(ctx context.Context, err error, pauses *backoff.Exponent
 		}
 		r.reads.began(w.log, "jobs cannot be read, trying again", err)
 	case engine.Lost:
-		r.orphans = true
+		r.suspectOrphans()
 		if r.line != nil && r.line.id != 0 {
 			r.ghosts = append(r.ghosts, r.line)
 		}
@@ -185,13 +184,13 @@ func (r *reader) read(ctx context.Context, free int64) error {
 	if r.line == nil {
 		callCtx, cancel := context.WithTimeout(ctx, openTimeout)
 		defer cancel()
-		l, err := dial(callCtx, w.rdb, r.sources[0].keys.Stream, blockFor+replySlack)
+		l, err := dial(callCtx, w.rdb, r.sources[0].keys.Stream, blockFor+replySlack, w.cfg.Lease)
 		if err != nil {
 			return err
 		}
 		r.line = l
 	}
-	if r.orphans || !r.again.IsZero() && time.Now().After(r.again) {
+	if r.anyOrphans() || !r.again.IsZero() && time.Now().After(r.again) {
 		if err := r.handBackOrphans(ctx); err != nil {
 			return err
 		}
@@ -232,6 +231,7 @@ const looksMax = 32
 // readFrom reads up to count entries of each lane, queues them, and returns how many there were.
 func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block bool) (int64, error) {
 	w := r.w
+	asked := mono()
 	v, err := r.ask(ctx, lanes, count, block)
 	if err != nil {
 		return 0, err
@@ -241,7 +241,6 @@ func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block
 		return 0, err
 	}
 	r.reads.over(w.log, "jobs are read again")
-	now := w.now()
 	var weight, n, live int64
 	for _, l := range lanes {
 		entries := read[l.key]
@@ -249,7 +248,7 @@ func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block
 		if len(entries) == 0 {
 			continue
 		}
-		tasks := w.handOut(l, entries, now)
+		tasks := w.handOut(l, entries, asked)
 		l.hold(tasks)
 		for _, t := range tasks {
 			weight += t.weight

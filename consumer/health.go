@@ -18,10 +18,13 @@ type Stats struct {
 	Dead       int64 `json:"dead"`
 	HandedBack int64 `json:"handed_back"`
 	Panics     int64 `json:"panics"`
+	Reclaimed  int64 `json:"reclaimed"`   // taken over from workers whose leases had run out, and sent back to the group
+	LeasesLost int64 `json:"leases_lost"` // of this worker's own
+	Lost       int64 `json:"lost"`        // entries that were deleted while a worker held them
 }
 
 type counters struct {
-	started, completed, retried, snoozed, bounced, dead, handedBack, panics atomic.Int64
+	started, completed, retried, snoozed, bounced, dead, handedBack, panics, reclaimed, leasesLost, lost atomic.Int64
 
 	refused atomic.Int64 // taken up, and not started
 }
@@ -32,6 +35,7 @@ func (w *Worker) Stats() Stats {
 	return Stats{
 		Started: c.started.Load(), Completed: c.completed.Load(), Retried: c.retried.Load(), Snoozed: c.snoozed.Load(),
 		Bounced: c.bounced.Load(), Dead: c.dead.Load(), HandedBack: c.handedBack.Load(), Panics: c.panics.Load(),
+		Reclaimed: c.reclaimed.Load(), LeasesLost: c.leasesLost.Load(), Lost: c.lost.Load(),
 	}
 }
 
@@ -56,7 +60,7 @@ func (w *Worker) Health() Health {
 		errs = append(errs, r.reads.cause())
 	}
 	for _, src := range w.sources {
-		errs = append(errs, src.trouble.cause())
+		errs = append(errs, src.trouble.cause(), src.leases.cause())
 	}
 	if err := errors.Join(errs...); err != nil {
 		h.Ready, h.Redis = false, err

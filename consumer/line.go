@@ -35,7 +35,7 @@ type line struct {
 // does not end with its context: it needs a CLIENT UNBLOCK on the same node.
 // Clients without connections of their own, and servers that do not know the
 // command, get short blocks. patience is how long an answer may take.
-func dial(ctx context.Context, rdb redis.UniversalClient, key string, patience time.Duration) (*line, error) {
+func dial(ctx context.Context, rdb redis.UniversalClient, key string, patience, lease time.Duration) (*line, error) {
 	var node *redis.Client
 	switch c := rdb.(type) {
 	case *redis.Client:
@@ -54,7 +54,7 @@ func dial(ctx context.Context, rdb redis.UniversalClient, key string, patience t
 	id, _ := v.(int64)
 	switch engine.Classify(err) {
 	case engine.OK:
-		l.control, l.id, l.block = node.WithTimeout(controlTimeout), id, blockFor
+		l.control, l.id, l.block = node.WithTimeout(controlTimeout), id, min(lease/10, blockFor) // what a read brings may be ours since it was asked for
 	case engine.Refused, engine.Denied: // no such command here, or no right to it
 	default:
 		_ = conn.Close()

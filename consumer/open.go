@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -74,6 +73,7 @@ func (w *Worker) openSource(ctx context.Context, src *source) error {
 			{src: src, key: group.Redelivery, delete: true},
 			{src: src, key: src.keys.Stream, delete: kind != stream.KindEvents},
 		}
+		src.suspects = &lane{src: src, key: group.Suspects, delete: true}
 	}
 	src.group, src.kind, src.epoch = group, kind, opened.Epoch
 	src.mu.Unlock()
@@ -105,16 +105,15 @@ func (w *Worker) readClock(ctx context.Context) error {
 		return fmt.Errorf("read the time of redis: %w", err)
 	}
 	now := time.Now()
-	w.clock.Store(int64(t.Sub(before.Add(now.Sub(before) / 2))))
+	for _, src := range w.sources {
+		src.clock.Store(int64(t.Sub(before.Add(now.Sub(before) / 2))))
+	}
 	return nil
 }
 
-// now is Redis's clock.
-func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
-
 const heartbeatEvery = 10 * time.Second
 
-// heartbeat keeps the streams in the registry, and the clock and epochs known.
+// heartbeat keeps the streams in the registry: a flush loses it.
 func (w *Worker) heartbeat(ctx context.Context) {
 	beat := time.NewTicker(heartbeatEvery)
 	defer beat.Stop()
@@ -124,9 +123,9 @@ func (w *Worker) heartbeat(ctx context.Context) {
 			return
 		case <-beat.C:
 			callCtx, cancel := context.WithTimeout(ctx, openTimeout)
-			err := w.readClock(callCtx)
+			var err error
 			for _, src := range w.sources {
-				err = errors.Join(err, src.stream.Announce(callCtx), w.readEpoch(callCtx, src))
+				err = errors.Join(err, src.stream.Announce(callCtx))
 			}
 			cancel()
 			if err != nil && ctx.Err() == nil {
@@ -134,23 +133,6 @@ func (w *Worker) heartbeat(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// readEpoch learns that somebody else made the group again: fences grow then too.
-func (w *Worker) readEpoch(ctx context.Context, src *source) error {
-	v, err := engine.Do(ctx, w.rdb, "HGET", src.keys.Config, "epoch:"+w.group)
-	if err != nil {
-		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
-	}
-	text, _ := v.(string)
-	epoch, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return fmt.Errorf("read the epoch of %s/%s: %w", src.stream.Name(), w.group, err)
-	}
-	src.mu.Lock()
-	src.epoch = max(src.epoch, epoch)
-	src.mu.Unlock()
-	return nil
 }
 
 // newPauses are the pauses between tries while Redis is away: 50 ms, doubled

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/penstock-go/penstock/stream/engine"
@@ -9,11 +10,24 @@ import (
 
 const orphanPage = 100
 
+// suspectOrphans notes that an answer was lost: some of what we own may never have been seen.
+func (r *reader) suspectOrphans() {
+	for _, src := range r.sources {
+		src.orphans.Store(true)
+	}
+}
+
+func (r *reader) anyOrphans() bool {
+	return slices.ContainsFunc(r.sources, func(src *source) bool { return src.orphans.Load() })
+}
+
 // handBackOrphans releases what this consumer owns and does not hold: entries
 // whose delivery was lost with a read's answer. They cost no try.
 func (r *reader) handBackOrphans(ctx context.Context) error {
-	w := r.w
-	r.orphans, r.again = true, time.Time{}
+	if !r.again.IsZero() {
+		r.suspectOrphans()
+		r.again = time.Time{}
+	}
 	for _, ghost := range r.ghosts { // the server may not have noticed, and give it what comes next
 		if err := ghost.kill(ctx); err != nil {
 			r.again = time.Now().Add(ghost.block + time.Second) // not allowed, or another node: by then its block is over
@@ -21,41 +35,51 @@ func (r *reader) handBackOrphans(ctx context.Context) error {
 	}
 	r.ghosts = nil
 	for _, src := range r.sources {
+		if !src.orphans.Swap(false) {
+			continue
+		}
 		for _, l := range src.lanes {
-			for after := "0"; ; {
-				held := l.entries() // before it is asked: what is settled in between must not look like an orphan
-				callCtx, cancel := context.WithTimeout(ctx, openTimeout)
-				v, err := engine.DoAt(callCtx, r.line, 7, "XREADGROUP", "GROUP", w.group, w.name, "COUNT", orphanPage, "STREAMS", l.key, after)
-				cancel()
-				switch engine.Classify(err) {
-				case engine.OK:
-				case engine.NoGroup, engine.Refused, engine.Denied: // this stream's own trouble, which its next read looks after
-					v = nil
-				default:
-					return err
-				}
-				read, err := parseRead(v)
-				if err != nil {
-					return err
-				}
-				entries := read[l.key]
-				if len(entries) == 0 {
-					break
-				}
-				after = entries[len(entries)-1].id
-				w.releaseOrphans(l, entries, held)
+			if err := r.w.searchLane(ctx, r.line, l); err != nil {
+				src.orphans.Store(true)
+				return err
 			}
 		}
 	}
-	r.orphans = false
 	return nil
 }
 
-// releaseOrphans hands back those entries that are not held; only the caller, the lane's reader, adds to what is.
-func (w *Worker) releaseOrphans(l *lane, entries []rawEntry, held map[string]bool) {
+// searchLane hands back the orphans of one lane. Whoever calls it is the only one that reads the lane.
+func (w *Worker) searchLane(ctx context.Context, conn engine.Processor, l *lane) error {
+	for after := "0"; ; {
+		held := l.entries() // before it is asked: what is settled in between must not look like an orphan
+		callCtx, cancel := context.WithTimeout(ctx, openTimeout)
+		v, err := engine.DoAt(callCtx, conn, 7, "XREADGROUP", "GROUP", w.group, w.name, "COUNT", orphanPage, "STREAMS", l.key, after)
+		cancel()
+		switch engine.Classify(err) {
+		case engine.OK:
+		case engine.NoGroup, engine.Refused, engine.Denied: // this stream's own trouble, which its next read looks after
+			return nil
+		default:
+			return err
+		}
+		read, err := parseRead(v)
+		if err != nil {
+			return err
+		}
+		entries := read[l.key]
+		if len(entries) == 0 {
+			return nil
+		}
+		after = entries[len(entries)-1].id
+		w.releaseOrphans(l, entries, held)
+	}
+}
+
+// releaseOrphans hands back those entries that are not held.
+func (w *Worker) releaseOrphans(l *lane, entries []rawEntry, held map[string]*task) {
 	orphans := entries[:0]
 	for _, e := range entries {
-		if !e.gone && !held[e.id] {
+		if !e.gone && held[e.id] == nil {
 			orphans = append(orphans, e)
 		}
 	}
@@ -63,13 +87,17 @@ func (w *Worker) releaseOrphans(l *lane, entries []rawEntry, held map[string]boo
 		return
 	}
 	w.log.Warn("jobs whose delivery was lost are handed back", "stream", l.src.stream.Name(), "jobs", len(orphans))
-	tasks := w.handOut(l, orphans, w.now())
+	for _, t := range w.adopt(l, orphans) {
+		w.release(t)
+	}
+}
+
+// adopt holds entries that are ours already, without queueing them.
+func (w *Worker) adopt(l *lane, entries []rawEntry) []*task {
+	tasks := w.handOut(l, entries, mono())
 	l.hold(tasks)
 	w.load.Add(sum(tasks))
-	for _, t := range tasks {
-		t.verdict = verdict{action: actRelease}
-		w.finish(t)
-	}
+	return tasks
 }
 
 // lastLook is how long a stop may wait for the last search for orphans.
@@ -77,14 +105,14 @@ const lastLook = time.Second
 
 // lastOrphans looks for orphans once more when the reader stops, so that they do not wait for their lease to run out.
 func (r *reader) lastOrphans(ctx context.Context) {
-	if !r.orphans && r.again.IsZero() {
+	if !r.anyOrphans() && r.again.IsZero() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
 	defer cancel()
 	var err error
 	if r.line == nil {
-		r.line, err = dial(ctx, r.w.rdb, r.sources[0].keys.Stream, lastLook)
+		r.line, err = dial(ctx, r.w.rdb, r.sources[0].keys.Stream, lastLook, r.w.cfg.Lease)
 	}
 	if err == nil {
 		err = r.handBackOrphans(ctx)

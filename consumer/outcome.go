@@ -114,7 +114,8 @@ const (
 	actBounce // nobody here can handle it: parked, for others to try
 	actRelease
 	actDead
-	actDrop // not ours any more
+	actReclaim // taken over from a worker whose lease had run out
+	actDrop    // not ours any more
 )
 
 // verdict is an action with what it needs.
@@ -133,6 +134,7 @@ const (
 	reasonUnknown     = "unknown type"
 	reasonNewer       = "newer format"
 	reasonUndecodable = "undecodable"
+	reasonCrashed     = "crashed"
 )
 
 // judge decides what a handler's answer means. cause is why its context

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -85,13 +86,17 @@ func (s *slot) set(tasks []*task) {
 // refuse decides about jobs that must not run.
 func (w *Worker) refuse(t *task) bool {
 	switch {
+	case t.lost.Load():
+		t.verdict = verdict{action: actDrop}
 	case t.bad != nil:
 		t.verdict = verdict{action: actDead, reason: reasonUndecodable, err: t.bad}
 	case t.opts.Format > engine.Format:
 		w.bounce(t, reasonNewer, errNewer)
 	case t.route == nil:
 		w.bounce(t, reasonUnknown, errUnknown)
-	case t.opts.Expires > 0 && t.opts.Errors+t.opts.Crashes == 0 && w.now().UnixMilli() > t.opts.Expires:
+	case t.opts.Crashes >= w.cfg.MaxCrashes:
+		t.verdict = verdict{action: actDead, reason: reasonCrashed, err: fmt.Errorf("its lease ran out %d times: its workers were killed or lost it", t.opts.Crashes)}
+	case t.opts.Expires > 0 && t.opts.Errors+t.opts.Crashes == 0 && t.lane.src.now().UnixMilli() > t.opts.Expires:
 		t.verdict = verdict{action: actDead, reason: reasonExpired, err: errors.New("not started by " + time.UnixMilli(t.opts.Expires).UTC().Format(time.RFC3339))}
 	default:
 		return false
@@ -108,7 +113,7 @@ var (
 // bounce parks a job for another worker of the group, which may be newer, with
 // a growing pause; nobody came within UnknownType: it is dead.
 func (w *Worker) bounce(t *task, reason string, err error) {
-	if at := t.opts.BouncedAt; at > 0 && w.now().Sub(time.UnixMilli(at)) > w.cfg.UnknownType {
+	if at := t.opts.BouncedAt; at > 0 && t.lane.src.now().Sub(time.UnixMilli(at)) > w.cfg.UnknownType {
 		t.verdict = verdict{action: actDead, reason: reason, err: err}
 		return
 	}
@@ -117,6 +122,10 @@ func (w *Worker) bounce(t *task, reason string, err error) {
 }
 
 func (w *Worker) runOne(s *slot, t *task) {
+	if !w.leased(t) {
+		w.release(t)
+		return
+	}
 	if w.refuse(t) {
 		w.finish(t)
 		return
@@ -131,6 +140,10 @@ func (w *Worker) runBatch(s *slot, r *route, all []*task) {
 	tasks := all[:0]
 	timeout, limited := time.Duration(0), true
 	for _, t := range all {
+		if !w.leased(t) {
+			w.release(t)
+			continue
+		}
 		if w.refuse(t) {
 			w.finish(t)
 			continue
@@ -207,6 +220,10 @@ func (w *Worker) conclude(s *slot, run *runContext, errs []error, tasks ...*task
 
 // judge sets the task's verdict. Errors are the user's code too, and may panic when they are looked at.
 func (t *task) judge(err, cause error) {
+	if t.lost.Load() {
+		t.verdict = verdict{action: actDrop, err: err}
+		return
+	}
 	if err == nil && cause == nil {
 		t.verdict = verdict{action: actComplete}
 		return
@@ -264,7 +281,12 @@ func (w *Worker) handBack(t *task) bool {
 		}
 		t = taken[0]
 	}
+	w.release(t)
+	return true
+}
+
+// release hands a task back that is the caller's alone.
+func (w *Worker) release(t *task) {
 	t.verdict = verdict{action: actRelease}
 	w.finish(t)
-	return true
 }

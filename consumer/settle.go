@@ -19,6 +19,7 @@ const (
 	settleCalls   = 512     // scripts in one pipeline
 	settleBytes   = 4 << 20 // and their payloads
 	parkedFor     = 2 * time.Second
+	askedFor      = 50 * time.Millisecond
 )
 
 // settler writes the ends of jobs to Redis: what has piled up while the last
@@ -116,7 +117,6 @@ func (s *settler) flush() bool {
 	for _, t := range s.tasks {
 		switch {
 		case t.verdict.action == actDrop:
-			s.w.log.Warn("the job was lost while it ran", "job", t.describe())
 			t.lane.forget([]*task{t})
 		case t.verdict.action == actComplete && t.plain():
 			plain[t.lane] = append(plain[t.lane], t)
@@ -178,6 +178,12 @@ func (s *settler) send(endings []ending) bool {
 				s.tasks = append(s.tasks, t)
 				continue
 			}
+			if t := tasks[0]; notOurs(t, res.Val) && !t.unsure && !t.lost.Load() {
+				// Somebody else's, or deleted and let go of by our own heartbeat: the next one tells which.
+				t.lane.src.beats.ask()
+				s.parked, s.retry = append(s.parked, t), time.Now().Add(askedFor)
+				continue
+			}
 			s.w.ended(tasks, res.Val)
 		case engine.NoGroup: // the group is gone, and its entries with it
 			s.w.log.Error("jobs ended after their group was deleted", "stream", tasks[0].Stream, "jobs", len(tasks), "err", res.Err)
@@ -226,12 +232,13 @@ func (w *Worker) call(t *task) engine.Call {
 		return engine.CompleteCall(held, keys.IDs, t.lane.src.keys.Job(t.ID), t.ID, "completed", keep)
 	case actRetry, actSnooze, actBounce:
 		return engine.RetryCall(held, keys, t.ID, v.after, t.moved(v))
-	case actRelease:
-		id := t.ID
-		if t.bad != nil {
-			id = "" // the entry stays as it is: nothing in it says that it was once known by this ID
+	case actReclaim:
+		if t.opts.Crashes > 0 { // not the first time: it may be what kills its workers
+			return engine.SuspectCall(held, keys, t.ID, t.moved(v))
 		}
-		return engine.ReleaseCall(held, keys, id, t.moved(v))
+		return engine.ReleaseCall(held, keys, t.inIDs(), t.moved(v))
+	case actRelease:
+		return engine.ReleaseCall(held, keys, t.inIDs(), t.moved(v))
 	default:
 		return engine.DeadCall(held, keys, t.ID, t.moved(v), t.deadInfo())
 	}
@@ -267,8 +274,8 @@ func (w *Worker) ended(tasks []*task, answer any) {
 		case int64: // of one with an ID: 1 when it was completed
 			late = 1 - a
 		}
-		if late > 0 && tasks[0].unsure {
-			late = 0 // it was our own try, whose answer was lost
+		if late > 0 && (tasks[0].unsure || tasks[0].gone.Load()) {
+			late = 0 // it was our own try, whose answer was lost; or the entry had been deleted, and was ours all the same
 		}
 		w.counts.completed.Add(int64(len(tasks)) - late)
 		if late > 0 {
@@ -282,9 +289,7 @@ func (w *Worker) ended(tasks []*task, answer any) {
 		return
 	}
 	t := tasks[0]
-	due, _ := answer.(int64)
-	entry, _ := answer.(string)
-	if due == 0 && entry == "" && !t.unsure {
+	if notOurs(t, answer) && !t.unsure {
 		w.log.Warn("a job that ended here was not this worker's any more", "job", t.describe())
 		return
 	}
@@ -298,6 +303,12 @@ func (w *Worker) ended(tasks []*task, answer any) {
 	case actBounce:
 		w.counts.bounced.Add(1)
 		w.logEnd(t, "bounced")
+	case actReclaim:
+		w.counts.reclaimed.Add(1)
+		if t.opts.Crashes > 0 {
+			w.lookForSuspects()
+		}
+		w.logEnd(t, "taken over")
 	case actRelease:
 		w.counts.handedBack.Add(1)
 		w.logEnd(t, "handed back")
@@ -305,6 +316,11 @@ func (w *Worker) ended(tasks []*task, answer any) {
 		w.counts.dead.Add(1)
 		w.logEnd(t, "dead")
 	}
+}
+
+// notOurs reports whether a script that moves a task found that this worker does not own it.
+func notOurs(t *task, answer any) bool {
+	return t.verdict.action != actComplete && (answer == int64(0) || answer == "")
 }
 
 // logEnd is one line a job, at debug level.

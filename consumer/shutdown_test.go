@@ -252,7 +252,7 @@ func TestGraceWithADeadRedis(t *testing.T) {
 	if took := (<-ended).Sub(start); took < 300*time.Millisecond || took > 2*time.Second {
 		t.Errorf("the handler was stopped after %s, want about 300ms", took)
 	}
-	if took := time.Since(start); took > 15*time.Second {
+	if took := time.Since(start); took > 20*time.Second { // a few answers that never come
 		t.Errorf("Run returned after %s", took)
 	}
 }

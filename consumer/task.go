@@ -18,14 +18,28 @@ type source struct {
 	rank   int // 0 is served first
 
 	trouble outage    // this stream can't be read, and others may be
+	leases  outage    // its leases can't be renewed
 	avoid   time.Time // until when it is left out; its reader's alone
 
-	mu    sync.Mutex
-	group engine.GroupKeys
-	kind  stream.Kind
-	epoch int64
-	lanes []*lane
+	beats   *beats
+	clock   atomic.Int64 // Redis's clock minus ours, ns
+	orphans atomic.Bool  // an answer was lost: some of what we own was never seen
+
+	mu       sync.Mutex
+	group    engine.GroupKeys
+	kind     stream.Kind
+	epoch    int64
+	lanes    []*lane // those the reader reads
+	suspects *lane   // what crashed its workers twice, read one at a time
 }
+
+// inOrder is the source's lanes as the scripts of leases name them.
+func (src *source) inOrder() [engine.Lanes]*lane {
+	return [engine.Lanes]*lane{src.lanes[1], src.lanes[0], src.suspects}
+}
+
+// now is Redis's clock.
+func (src *source) now() time.Time { return time.Now().Add(time.Duration(src.clock.Load())) }
 
 // lane is one stream key a worker reads: a source's own, or what comes back to its group.
 type lane struct {
@@ -33,6 +47,8 @@ type lane struct {
 	key    string
 	delete bool // an entry goes as it ends
 	more   bool // the last read may not have emptied it; its reader's alone
+
+	confirmed atomic.Int64 // mono time: until then all leases of the lane's tasks are known to have been ours
 
 	// What this worker holds, from the reply that brought it until its end is
 	// in Redis. Linked and not indexed: it changes once a batch, and is searched only after a lost reply.
@@ -69,20 +85,28 @@ func (l *lane) forget(tasks []*task) {
 			t.next.prev = t.prev
 		}
 		t.prev, t.next = nil, nil
+		if t.over != nil {
+			close(t.over)
+		}
 	}
 	l.held -= len(tasks)
 }
 
-// entries is the set of what is held.
-func (l *lane) entries() map[string]bool {
+// entries is what is held, by entry.
+func (l *lane) entries() map[string]*task {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	set := make(map[string]bool, l.held)
+	set := make(map[string]*task, l.held)
 	for t := l.head; t != nil; t = t.next {
-		set[t.entry] = true
+		set[t.entry] = t
 	}
 	return set
 }
+
+var processStarted = time.Now()
+
+// mono is a monotonic clock.
+func mono() int64 { return int64(time.Since(processStarted)) }
 
 // task is a delivery with what the engine needs to end it.
 type task struct {
@@ -101,13 +125,19 @@ type task struct {
 	progress atomic.Pointer[progress]
 	verdict  verdict
 	worker   string
-	unsure   bool // an answer about its end was lost: what comes next may find it done
+	read     int64         // mono time: the lease began no earlier
+	lost     atomic.Bool   // the lease is somebody else's now
+	gone     atomic.Bool   // the entry was deleted while it was held, and is in nobody's pending list any more
+	owner    string        // of a job taken over: who had it
+	over     chan struct{} // closed when the end is in Redis; nil: nobody waits for it
+	unsure   bool          // an answer about its end was lost: what comes next may find it done
 
 	prev, next *task
 }
 
 // handOut makes tasks of the entries that a read brought from one lane.
-func (w *Worker) handOut(l *lane, entries []rawEntry, now time.Time) []*task {
+func (w *Worker) handOut(l *lane, entries []rawEntry, read int64) []*task {
+	now := l.src.now()
 	l.src.mu.Lock()
 	epoch := l.src.epoch
 	l.src.mu.Unlock()
@@ -120,6 +150,7 @@ func (w *Worker) handOut(l *lane, entries []rawEntry, now time.Time) []*task {
 		t := &slab[0]
 		slab = slab[1:]
 		w.fill(t, l, e, epoch, now)
+		t.read = read
 		tasks[i] = t
 	}
 	return tasks
@@ -177,10 +208,22 @@ func (w *Worker) fill(t *task, l *lane, e rawEntry, epoch int64, now time.Time) 
 	}
 }
 
+// inIDs is the ID under which the ids hash is to know the task when it is sent
+// back: none when the entry can't be read, since nothing in it says that it once was known by this ID.
+func (t *task) inIDs() string {
+	if t.bad != nil {
+		return ""
+	}
+	return t.ID
+}
+
 // plain reports whether the job lives in the stream alone, with no place in ids.
 func (t *task) plain() bool { return t.opts.ID == "" }
 
 func (t *task) holding(group, consumer string) engine.Held {
+	if t.gone.Load() {
+		consumer = "" // nobody owns what is not there: it is ours since we have it
+	}
 	return engine.Held{Key: t.lane.key, Group: group, Consumer: consumer, Entry: t.entry, Delete: t.lane.delete}
 }
 
@@ -222,21 +265,27 @@ func (t *task) moved(v verdict) engine.Entry {
 			a.Started = t.started.UnixMilli()
 			a.Took = t.took.Milliseconds()
 		}
-		o.History = append(o.History[:len(o.History):len(o.History)], a)
-		if n := len(o.History); n > historyLen {
-			o.History = o.History[n-historyLen:]
-		}
+		o.History = remember(o.History, a)
+	case v.action == actReclaim:
+		o.Crashes = more(o.Crashes)
+		o.History = remember(o.History, engine.Attempt{Attempt: t.Attempt, Worker: t.owner, Error: fmt.Sprintf("its lease ran out: crash %d", o.Crashes)})
 	case v.action == actBounce:
 		o.Bounces = more(o.Bounces)
 		if o.BouncedAt == 0 {
 			o.BouncedAt = t.Delivered.UnixMilli()
 		}
 	}
-	if v.action != actBounce && v.action != actRelease {
+	if v.action != actBounce && v.action != actRelease && v.action != actReclaim {
 		o.Bounces, o.BouncedAt = 0, 0 // somebody could handle it
 	}
 	e.Opts = o.String()
 	return e
+}
+
+// remember appends to a history without touching the one it was copied from, and keeps its latest part.
+func remember(history []engine.Attempt, a engine.Attempt) []engine.Attempt {
+	history = append(history[:len(history):len(history)], a)
+	return history[max(len(history)-historyLen, 0):]
 }
 
 // more counts one up, no further than what the wire format takes: a forged counter must not make a job unreadable.

@@ -234,7 +234,7 @@ func TestLaneHolds(t *testing.T) {
 	l.hold(tasks[:2])
 	l.hold(tasks[2:])
 	l.forget([]*task{tasks[0], tasks[4], tasks[2]})
-	if got := l.entries(); len(got) != 2 || !got["1"] || !got["3"] || l.held != 2 {
+	if got := l.entries(); len(got) != 2 || got["1"] == nil || got["3"] == nil || l.held != 2 {
 		t.Errorf("held = %v, want 1 and 3", got)
 	}
 	l.forget([]*task{tasks[3], tasks[1]})

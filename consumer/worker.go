@@ -45,12 +45,13 @@ type Worker struct {
 	abort   chan struct{}  // closed: running handlers are told to stop
 	root    context.Context
 
-	readers  []*reader
-	stopping atomic.Bool  // nothing starts any more
-	load     atomic.Int64 // weight of all that is read and not ended
-	spare    atomic.Int64 // tokens in ready whose jobs a batch has taken
-	pace     pace
-	clock    atomic.Int64 // Redis's clock minus ours, ns
+	readers   []*reader
+	stopping  atomic.Bool  // nothing starts any more
+	load      atomic.Int64 // weight of all that is read and not ended
+	spare     atomic.Int64 // tokens in ready whose jobs a batch has taken
+	pace      pace
+	suspected chan struct{} // capacity 1: there may be suspects to run
+	stopped   chan struct{} // closed: stopping is set
 
 	counts  counters
 	settled atomic.Int64 // unix ns
@@ -98,14 +99,18 @@ func New(group string, cfg Config, streams ...*stream.Stream) (*Worker, error) {
 		routes: make(map[string]*route),
 		policy: policy{timeout: max(cfg.Timeout, 0), maxTries: cfg.MaxTries, backoff: cfg.Backoff},
 		drain:  make(chan struct{}),
-		gone:   make(chan struct{}),
-		abort:  make(chan struct{}),
-		done:   make(chan *task, engine.SettleMax),
-		ready:  make(chan *task, cfg.MaxJobs+maxPrefetch),
+
+		suspected: make(chan struct{}, 1),
+		stopped:   make(chan struct{}),
+
+		gone:  make(chan struct{}),
+		abort: make(chan struct{}),
+		done:  make(chan *task, engine.SettleMax),
+		ready: make(chan *task, cfg.MaxJobs+maxPrefetch),
 	}
 	w.log = cfg.Logger.With("group", group, "consumer", w.name)
 	for i, s := range streams {
-		w.sources = append(w.sources, &source{stream: s, keys: engine.NewKeys(s.Name()), rank: i})
+		w.sources = append(w.sources, &source{stream: s, keys: engine.NewKeys(s.Name()), rank: i, beats: newBeats()})
 	}
 	return w, nil
 }
@@ -157,7 +162,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	w.log.Info("worker started", "streams", len(w.sources), "max_jobs", w.cfg.MaxJobs)
 
-	stop := context.AfterFunc(ctx, func() { w.stopping.Store(true) })
+	stop := context.AfterFunc(ctx, func() {
+		w.stopping.Store(true)
+		close(w.stopped)
+	})
 	defer stop()
 	var settler, shedding, upkeep, readers sync.WaitGroup
 	settler.Go(w.settle)
@@ -165,11 +173,16 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.lives.Go(func() { w.serve(s) })
 	}
 	shedding.Go(func() { w.shedding(ctx) })
+	for _, src := range w.sources {
+		upkeep.Go(func() { w.keepLeases(src) })
+	}
 	upkeep.Go(func() { w.heartbeat(ctx) })
 	upkeep.Go(func() { w.promoter().Run(ctx) })
 	for _, r := range w.readers {
 		readers.Go(func() { r.run(ctx) })
 	}
+
+	readers.Go(func() { w.readSuspects(ctx) })
 
 	<-ctx.Done()
 	grace := time.AfterFunc(w.cfg.Grace, w.abortRuns) // whatever readers, which may wait for a dead Redis, still do

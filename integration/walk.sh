@@ -181,6 +181,7 @@ case $PENSTOCK_JOB_TYPE in
 fails) echo "it never works" >&2; exit 1 ;;
 later) [ "$PENSTOCK_JOB_ATTEMPT" -ge 3 ] || exit 75 ;;
 hopeless) exit 65 ;;
+poison) kill -KILL $PPID ;; # the worker that runs it
 gated) while [ ! -e "$GATE" ]; do sleep 0.02; done ;;
 esac
 HANDLER
@@ -400,6 +401,60 @@ same "all 600 jobs ran" 600 "$(grep -o "^$d g works flow-[0-9]* " "$RUNS" | sort
 same "none a second time" 600 "$(grep -c "^$d g works flow-" "$RUNS")"
 stop "$pid"
 same "and ends with exit status 0" 0 "$status"
+
+# ---- kill -9, a frozen worker, and a job that kills its workers
+
+k=$run-kill
+rm -f "$GATE"
+export PENSTOCK_LEASE=10s
+for i in $(seq 10); do printf '{"type":"gated","id":"kill-%d"}\n' "$i"; done | penstock publish "$k" --ndjson >/dev/null 2>&1
+worker victim "$k" --group g --max-jobs 2 -- "$tmp/handler"
+victim=$pid
+worker frozen "$k" --group g --max-jobs 2 -- "$tmp/handler"
+frozen=$pid
+wait_for "two workers run two jobs each" 30 equals 4 runs "$k g gated"
+kill -KILL "$victim"
+kill -STOP "$frozen"
+killed_at=$SECONDS
+: >"$GATE"
+worker heir "$k" --group g --max-jobs 4 -- "$tmp/handler"
+heir=$pid
+wait_for "another worker takes over what the dead and the frozen one held" 60 drained "$k" g
+took=$((SECONDS - killed_at))
+if ((took >= 9 && took <= 30)); then ok "when their leases are over"; else not_ok "when their leases are over" "after ${took}s"; fi
+same "each of the 10 ran" 10 "$(distinct "$k g gated")"
+same "the four that were held twice" 14 "$(runs "$k g gated")"
+same "and none lost a try by it" 0 "$(awk -v k="$k" '$1 == k && $5 != 1' "$RUNS" | wc -l | tr -d ' ')"
+kill -CONT "$frozen"
+wait_for "the frozen worker hears that its leases are lost" 20 grep -q 'lease of a job was lost' "$tmp/frozen.err"
+stop "$frozen"
+same "and ends with exit status 0" 0 "$status"
+same "having ended nothing that was not its own" 0 "$(stats frozen completed)"
+stop "$heir"
+same "four jobs were taken over" 4 "$(stats heir reclaimed)"
+
+p=$run-poison
+printf '{"type":"poison","id":"poison"}\n' >"$tmp/poison"
+for i in $(seq 9); do printf '{"type":"works","id":"neighbour-%d"}\n' "$i"; done >>"$tmp/poison"
+dead_of() { [ "$(depth "$p" g dead)" = 1 ]; }
+down() { ! alive "$1" || dead_of; }
+crashes=0
+for n in 1 2 3 4; do
+	worker "poisoned$n" "$p" --group g --max-jobs 10 -- "$tmp/handler"
+	[ $n != 1 ] || penstock publish "$p" --ndjson <"$tmp/poison" >/dev/null 2>&1
+	until_true 40 down "$pid"
+	if alive "$pid"; then break; fi
+	crashes=$((crashes + 1))
+done
+same "a job that kills its worker kills three" 3 "$crashes"
+wait_for "and then it is dead itself" 30 dead_of
+same "with the reason" crashed "$(reason "$p" g poison)"
+wait_for "its neighbours complete" 30 drained "$p" g
+same "all nine of them" 9 "$(distinct "$p g works")"
+stop "$pid"
+same "the worker that buried it ends with exit status 0" 0 "$status"
+check "purge it" penstock dead purge "$p" g --all --yes
+unset PENSTOCK_LEASE
 
 # ---- Redis is full, and connections break
 

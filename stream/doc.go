@@ -5,12 +5,10 @@
 //
 // # Guarantees
 //
-// Once [Stream.Publish] has returned an ID, the job stays in Redis until it has
-// ended completed or dead, whatever workers and schedulers do, as long as Redis
-// keeps its data. The jobs of a worker that is killed stay in its group's pending
-// entries list; this version does not yet take them over. A job can run more than
-// once (at-least-once delivery): handlers should be idempotent, and the job's ID
-// is the same each time.
+// Once [Stream.Publish] has returned an ID, the job ends completed or dead,
+// whatever workers and schedulers do, as long as Redis keeps its data. A job can
+// run more than once (at-least-once delivery): handlers should be idempotent, and
+// the job's ID is the same each time.
 //
 // Publish never repeats blindly what may have happened. When a reply is lost,
 // a job without an ID is [ErrAmbiguous]; one with an ID is published again

@@ -21,6 +21,8 @@ var settingDocs = []settingDoc{
 	{Env: "PENSTOCK_RETRY_MAX", Default: "1h", Doc: "The longest delay", Secret: false},
 	{Env: "PENSTOCK_RETRY_JITTER", Default: "0.1", Doc: "The part of the delay by which it is randomly longer or shorter, at most 1; off: none", Secret: false},
 	{Env: "PENSTOCK_KEEP_RESULT", Default: "1h", Doc: "How long what a handler returned is kept; off: not at all", Secret: false},
+	{Env: "PENSTOCK_MAX_CRASHES", Default: "3", Doc: "How many times the lease of a job may run out, as when its worker is killed, before it is dead-lettered", Secret: false},
+	{Env: "PENSTOCK_LEASE", Default: "30s", Doc: "How long a job stays a worker's that is not heard of any more. It is renewed every third of it, so jobs may run for much longer", Secret: false},
 	{Env: "PENSTOCK_GRACE", Default: "25s", Doc: "How long running jobs may go on after the worker was told to stop", Secret: false},
 	{Env: "PENSTOCK_UNKNOWN_TYPE", Default: "1h", Doc: "How long a job that no handler here takes waits for a worker that does, before it is dead-lettered", Secret: false},
 	{Env: "PENSTOCK_POLL_DELAY", Default: "500ms", Doc: "How often due retries are looked for while Redis's wake-up channel is down", Secret: false},

@@ -38,6 +38,7 @@ type GroupKeys struct {
 	Retrying     string // sorted set: failed and snoozed jobs by due time in ms
 	RetryingJobs string // hash: their bodies
 	Dead         string // stream: dead letters
+	Gate         string // string, for a second: who swept last
 	IDs          string // hash: job ID -> where this group's job is (a queue's is the stream's own)
 	Workers      string // hash: live workers of all groups
 }
@@ -68,6 +69,7 @@ func (k Keys) Group(group string, events bool) GroupKeys {
 		Retrying:     p + "retrying",
 		RetryingJobs: p + "retrying:jobs",
 		Dead:         p + "dead",
+		Gate:         p + "sweep",
 		IDs:          k.IDs,
 		Workers:      k.prefix + "workers",
 	}

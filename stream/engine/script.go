@@ -41,6 +41,8 @@ var (
 	redriveScript  = load("redrive")
 	purgeScript    = load("purge")
 	leaveScript    = load("leave")
+	beatScript     = load("beat")
+	sweepScript    = load("sweep")
 )
 
 // once is a command that go-redis does not send again after a lost reply: by

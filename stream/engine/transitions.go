@@ -184,8 +184,8 @@ func openCall(k Keys, group, kind string, force bool) Call {
 
 // Held names one delivery: the stream it was read from, and whose it is.
 type Held struct {
-	Key, Group, Consumer, Entry string
-	Delete                      bool // the entry goes with its end (not on an events stream's own key)
+	Key, Group, Consumer, Entry string // Consumer '' skips the check of who owns it
+	Delete                      bool   // the entry goes with its end (not on an events stream's own key)
 }
 
 func (h Held) del() string {
@@ -226,6 +226,11 @@ func Taken(v any) bool { return v == int64(-2) }
 // ReleaseCall hands a delivery back: any worker of the group may have it at once.
 func ReleaseCall(h Held, g GroupKeys, id string, e Entry) Call {
 	return h.move(g.Redelivery, "redelivery", g.IDs, id, e.Fields())
+}
+
+// SuspectCall sends a delivery to the group's suspects, which are run one at a time.
+func SuspectCall(h Held, g GroupKeys, id string, e Entry) Call {
+	return h.move(g.Suspects, "suspects", g.IDs, id, e.Fields())
 }
 
 // DeadCall sends a delivery to the dead letters, with info about its end.

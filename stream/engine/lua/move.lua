@@ -1,9 +1,8 @@
 -- move takes a job that is this consumer's to another stream of its group: back (redelivery) or away (dead).
 -- KEYS: 1 the stream the entry was read from  2 destination stream  3 ids
--- ARGV: 1 group  2 consumer  3 entry  4 delete (1 or 0)  5 id ('' leaves ids alone)  6 the destination's name in ids  7.. fields of the new entry
+-- ARGV: 1 group  2 consumer ('' when the entry is known to be ours and gone)  3 entry  4 delete (1 or 0)  5 id ('' leaves ids alone)  6 the destination's name in ids  7.. fields of the new entry
 -- returns the new entry's ID, or '' when the entry is not ours any more
-local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
-if #mine == 0 then return '' end -- an entry that was deleted while it was held goes on: its owner has all of it
+if ARGV[2] ~= '' and #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return '' end -- an entry that was deleted while it was held goes on: its owner has all of it
 local want = {'stream', 'hash'}
 for i = 2, 3 do
   local t = redis.call('TYPE', KEYS[i])['ok']
@@ -14,7 +13,7 @@ for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 local entry = redis.pcall('XADD', KEYS[2], '*', unpack(fields))
 if type(entry) == 'table' then -- the stream takes no entry, as one whose last ID is the greatest there is: the job stays ours
-  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'FORCE', 'JUSTID')
+  if ARGV[2] ~= '' then redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'FORCE', 'JUSTID') end
   return entry
 end
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end

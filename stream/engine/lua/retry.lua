@@ -1,9 +1,8 @@
 -- retry parks a job that failed, was snoozed or bounced until its delay is over, if it is still this consumer's.
 -- KEYS: 1 the stream the entry was read from  2 retrying  3 retrying:jobs  4 ids
--- ARGV: 1 group  2 consumer  3 entry  4 delete (1 or 0)  5 id  6 delay in ms  7 body  8 wake channel
+-- ARGV: 1 group  2 consumer ('' when the entry is known to be ours and gone)  3 entry  4 delete (1 or 0)  5 id  6 delay in ms  7 body  8 wake channel
 -- returns due in ms, 0 when the entry is not ours any more, or -2 when another job with this ID is parked already
-local mine = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
-if #mine == 0 then return 0 end -- an entry that was deleted while it was held goes on: its owner has all of it
+if ARGV[2] ~= '' and #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2]) == 0 then return 0 end -- an entry that was deleted while it was held goes on: its owner has all of it
 local want = {'zset', 'hash', 'hash'}
 for i = 2, 4 do
   local t = redis.call('TYPE', KEYS[i])['ok']
