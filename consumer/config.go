@@ -61,10 +61,14 @@ type Config struct {
 // TypeConfig overrides a worker's settings for one type of job; what is zero
 // stays the worker's. A job's own settings win over both.
 type TypeConfig struct {
-	Timeout    time.Duration
+	// Timeout of one run; None: no limit. Default: the worker's.
+	Timeout time.Duration
+	// KeepResult is how long what a handler returned is kept; None: not at all. Default: the worker's.
 	KeepResult time.Duration
-	MaxTries   int
-	Backoff    Backoff
+	// MaxTries is how many runs may end in an error. Default: the worker's.
+	MaxTries int
+	// Backoff between tries; a field left zero is the worker's. Default: the worker's.
+	Backoff Backoff
 }
 
 const maxMaxJobs = 100_000

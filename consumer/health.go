@@ -10,14 +10,14 @@ import (
 // Stats count what a worker has done since it began. Runs whose end could not
 // be written, since the job had been ended elsewhere, are in none but Started.
 type Stats struct {
-	Started    int64 `json:"started"`
-	Completed  int64 `json:"completed"`
-	Retried    int64 `json:"retried"`
-	Snoozed    int64 `json:"snoozed"`
-	Bounced    int64 `json:"bounced"`
-	Dead       int64 `json:"dead"`
-	HandedBack int64 `json:"handed_back"`
-	Panics     int64 `json:"panics"`
+	Started    int64 `json:"started"`     // runs of handlers
+	Completed  int64 `json:"completed"`   // jobs
+	Retried    int64 `json:"retried"`     // runs that failed and whose job comes back
+	Snoozed    int64 `json:"snoozed"`     // runs that put their job off
+	Bounced    int64 `json:"bounced"`     // times a job was left to another worker, since none here handles it
+	Dead       int64 `json:"dead"`        // jobs that became dead letters
+	HandedBack int64 `json:"handed_back"` // deliveries that went back and cost no try
+	Panics     int64 `json:"panics"`      // runs that panicked; they are among Retried or Dead too
 	Reclaimed  int64 `json:"reclaimed"`   // taken over from workers whose leases had run out, and sent back to the group
 	LeasesLost int64 `json:"leases_lost"` // of this worker's own
 	Lost       int64 `json:"lost"`        // entries that were deleted while a worker held them
@@ -73,11 +73,11 @@ func (w *Worker) Health() Health {
 
 // Running is one job that a handler works on.
 type Running struct {
-	Stream, ID, Type string
-	Attempt          int
-	Started          time.Time
-	Progress         float64 // from 0 to 1, as the handler reported it
-	Note             string
+	Stream, ID, Type string    // of the job
+	Attempt          int       // number of this run, from 1
+	Started          time.Time // when the handler was called
+	Progress         float64   // from 0 to 1, as the handler reported it
+	Note             string    // what the handler said with it
 }
 
 // Running lists what the handlers work on.

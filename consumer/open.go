@@ -21,6 +21,9 @@ func (w *Worker) openAll(ctx context.Context) error {
 			w.opening.over(w.log, "the streams are open")
 			return nil
 		}
+		if ctx.Err() != nil {
+			return nil
+		}
 		switch engine.Classify(err) {
 		case engine.Busy, engine.Unreachable, engine.Lost, engine.Full:
 		default:
@@ -136,9 +139,9 @@ func (w *Worker) heartbeat(ctx context.Context) {
 }
 
 // newPauses are the pauses between tries while Redis is away: 50 ms, doubled
-// up to 5 s, each spread by half so that a fleet does not return at once.
+// up to 2 s, each spread by half so that a fleet does not return at once.
 func newPauses() *backoff.ExponentialBackOff {
-	b := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 5 * time.Second}
+	b := &backoff.ExponentialBackOff{InitialInterval: 50 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 2 * time.Second}
 	b.Reset()
 	return b
 }

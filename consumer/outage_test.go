@@ -321,3 +321,50 @@ func TestHalfOpenConnection(t *testing.T) {
 		t.Errorf("%d runs, want 4", book.total())
 	}
 }
+
+// TestLostPublishIsNoDuplicate: a publisher whose answer was lost repeats itself, and hears
+// that its job was stored, whatever a worker has done with the job meanwhile.
+func TestLostPublishIsNoDuplicate(t *testing.T) {
+	t.Parallel()
+	direct, proxied, proxy := behindProxy(t)
+	s := newStream(t, direct, stream.Config{})
+	through, err := stream.New(proxied, s.Name(), stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := quick()
+	cfg.Backoff.Delay = time.Hour
+	w := newWorker(t, cfg, s)
+	w.HandleOther(func(_ context.Context, d *consumer.Delivery) error {
+		switch d.Type {
+		case "retries":
+			return errors.New("once more")
+		case "dies":
+			return consumer.Permanent(errors.New("never"))
+		}
+		return nil
+	})
+	run(t, w)
+	redistest.Wait(t, "the worker", func() bool { return w.Health().Ready })
+	publish(t, through, stream.Job{Type: "completes", ID: "first"}) // the server knows the script from here on
+	redistest.Wait(t, "the first job", func() bool { return w.Stats().Completed == 1 })
+	for i, typ := range []string{"completes", "retries", "dies"} {
+		job := stream.Job{Type: typ, ID: "mine-" + typ}
+		proxy.LoseReplies(job.ID, 1)
+		receipt, err := through.Publish(t.Context(), job)
+		if err != nil || receipt.Duplicate || receipt.ID != job.ID {
+			t.Errorf("%s: %+v, %v; want no duplicate", typ, receipt, err)
+		}
+		if proxy.Lost() != i+1 {
+			t.Fatalf("%d replies were lost: this proves nothing", proxy.Lost())
+		}
+		redistest.Wait(t, "the job's run", func() bool {
+			got := w.Stats()
+			return got.Completed+got.Retried+got.Dead == int64(i+2)
+		})
+		again, err := s.Publish(t.Context(), job)
+		if err != nil || !again.Duplicate {
+			t.Errorf("%s, by somebody else: %+v, %v; want a duplicate", typ, again, err)
+		}
+	}
+}

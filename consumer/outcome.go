@@ -66,8 +66,8 @@ func Snooze(d time.Duration) error { return snoozeError{max(d, 0)} }
 
 // PanicError is what a panic of a handler becomes: a failed try.
 type PanicError struct {
-	Value any
-	Stack []byte
+	Value any    // what the handler panicked with
+	Stack []byte // of the handler's goroutine, as runtime/debug.Stack gives it
 }
 
 // Error shows the value the handler panicked with.

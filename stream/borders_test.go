@@ -19,14 +19,18 @@ func TestBorders(t *testing.T) {
 		module + "/cmd",
 		module + "/telemetry/export",
 		"go.opentelemetry.io/otel/sdk",
-		"github.com/sethvargo/go-envconfig",
 		"github.com/spf13/cobra",
+		"github.com/alicebob/miniredis",
 		"testing",
 	}
+	const envconfig = "github.com/sethvargo/go-envconfig" // programs read the environment
 	for name, others := range map[string][]string{
-		"stream":    {module + "/consumer", module + "/scheduler"},
-		"consumer":  {module + "/scheduler"},
-		"scheduler": {module + "/consumer"},
+		"stream":          {module + "/consumer", module + "/scheduler", envconfig},
+		"consumer":        {module + "/scheduler", envconfig},
+		"scheduler":       {module + "/consumer", envconfig},
+		"stream/env":      {module + "/consumer", module + "/scheduler"},
+		"stream/redisenv": {module + "/consumer", module + "/scheduler"},
+		"telemetry":       {module + "/stream", module + "/consumer", module + "/scheduler", envconfig, "github.com/redis/go-redis"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -12,23 +12,23 @@ import (
 
 // DeadLetter is a job that ended without success, with all that is known of it.
 type DeadLetter struct {
-	ID          string            `json:"id"`
-	Entry       string            `json:"entry"` // of the dead-letter stream
-	Type        string            `json:"type"`
-	Reason      string            `json:"reason"` // failed, permanent, expired, unknown type, undecodable, crashed, newer format
-	Error       string            `json:"error"`
-	Stack       string            `json:"stack,omitempty"`
-	Worker      string            `json:"worker,omitempty"`
-	Attempt     int               `json:"attempt"` // runs that ended in an error
-	MaxTries    int               `json:"max_tries"`
-	Crashes     int               `json:"crashes"`
-	Published   time.Time         `json:"published,omitzero"`
-	Died        time.Time         `json:"died"`
-	Header      map[string]string `json:"header,omitempty"`
-	Traceparent string            `json:"traceparent,omitempty"`
-	Payload     []byte            `json:"payload,omitempty"`
-	Fields      map[string]string `json:"fields,omitempty"` // of a foreign entry
-	History     []Attempt         `json:"history,omitempty"`
+	ID          string            `json:"id"`                    // of the job
+	Entry       string            `json:"entry"`                 // of the dead-letter stream
+	Type        string            `json:"type"`                  // of the job; empty when it named none
+	Reason      string            `json:"reason"`                // failed, permanent, expired, unknown type, undecodable, crashed, lost, newer format
+	Error       string            `json:"error"`                 // of the last run, or what was wrong
+	Stack       string            `json:"stack,omitempty"`       // of a panic
+	Worker      string            `json:"worker,omitempty"`      // that gave the job up
+	Attempt     int               `json:"attempt"`               // runs that ended in an error
+	MaxTries    int               `json:"max_tries"`             // as it was in force
+	Crashes     int               `json:"crashes"`               // leases that ran out
+	Published   time.Time         `json:"published,omitzero"`    // when the job was stored
+	Died        time.Time         `json:"died"`                  // by Redis's clock
+	Header      map[string]string `json:"header,omitempty"`      // as published
+	Traceparent string            `json:"traceparent,omitempty"` // W3C, of the publisher
+	Payload     []byte            `json:"payload,omitempty"`     // as it lay in Redis
+	Fields      map[string]string `json:"fields,omitempty"`      // of a foreign entry
+	History     []Attempt         `json:"history,omitempty"`     // the latest 20 runs and crashes, oldest first
 
 	raw  engine.Entry
 	opts engine.Opts

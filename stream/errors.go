@@ -35,7 +35,7 @@ var (
 type ConfigError struct {
 	Field string // of the struct
 	Env   string // the variable that sets it, or ""
-	Value string
+	Value string // as it was given
 	Hint  string // what it must be
 }
 

@@ -134,7 +134,7 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 			return Receipt{}, err
 		}
 		// an ID of our own making is nobody else's: a try whose answer was lost stored the job, which has moved on
-		return Receipt{ID: p.id, Duplicate: p.chosen, State: state, Due: due}, nil
+		return Receipt{ID: p.id, Duplicate: p.chosen && !stored.Mine, State: state, Due: due}, nil
 	case stored.Deferred:
 		return Receipt{ID: p.id, State: Scheduled, Due: time.UnixMilli(stored.Due)}, nil
 	default:

@@ -42,7 +42,8 @@ type Config struct {
 	// Kind of the stream. Publishers need none. Default: KindAny.
 	Kind Kind `env:"PENSTOCK_KIND"`
 	// MaxLen is the number of jobs above which Publish refuses with ErrStreamFull; the length is read at most
-	// 100 ms stale. Default: no limit.
+	// 100 ms stale. It counts what is in the stream, and for a deferred job what is scheduled too; retries don't
+	// count. Default: no limit.
 	MaxLen int64 `env:"PENSTOCK_MAX_LEN" zero:"leave it unset for no limit"`
 	// MaxPayload is the size in bytes above which a payload is refused with ErrTooLarge. Default: 1 MiB.
 	MaxPayload int `env:"PENSTOCK_MAX_PAYLOAD"`

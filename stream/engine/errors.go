@@ -28,8 +28,11 @@ const (
 // Classify is the one place that tells Redis's errors apart. It matches
 // prefixes of the server's answers only, since texts differ between servers.
 func Classify(err error) Class {
-	if err == nil || errors.Is(err, redis.Nil) {
+	if err == nil || err == redis.Nil { //nolint:errorlint // wrapped, it is a sentinel's answer that it knows no such master
 		return OK
+	}
+	if text := err.Error(); strings.Contains(text, "all sentinels specified") || strings.Contains(text, "no sentinels configured") {
+		return Unreachable // go-redis wraps what the sentinels answered: that is not the master's word, and there is no type to tell it by
 	}
 	var reply redis.Error
 	if errors.As(err, &reply) {

@@ -13,6 +13,7 @@ import (
 // Stored is what became of a job with an ID.
 type Stored struct {
 	Duplicate bool
+	Mine      bool // the job that stands is the one that a try of this same call stored
 	Full      bool
 	Where     string // of the job that stands
 	Deferred  bool   // it is stored, and not yet due
@@ -67,8 +68,11 @@ func ReadStored(v any, nonce string) (Stored, error) {
 		return Stored{Deferred: true, Due: due}, nil
 	case 1:
 		if place, at, mark := SplitWhere(text); mark == nonce && nonce != "" {
-			if place != "scheduled" {
+			if place == "orders" {
 				return Stored{Entry: at}, nil
+			}
+			if place != "scheduled" {
+				return Stored{Duplicate: true, Mine: true, Where: text}, nil // it has moved on meanwhile
 			}
 			due, _ := strconv.ParseInt(at, 10, 64)
 			return Stored{Deferred: true, Due: due}, nil

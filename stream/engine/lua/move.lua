@@ -8,6 +8,7 @@ for i = 2, 3 do
   local t = redis.call('TYPE', KEYS[i])['ok']
   if t ~= 'none' and t ~= want[i - 1] then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. t) end
 end
+local mark = string.match(redis.call('HGET', KEYS[3], ARGV[5]) or '', '^%S+ %S+( %S+)$') or '' -- of the publisher
 local fields = {}
 for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
@@ -17,5 +18,5 @@ if type(entry) == 'table' then -- the stream takes no entry, as one whose last I
   return entry
 end
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[3], ARGV[5], ARGV[6] .. ' ' .. entry) end
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[3], ARGV[5], ARGV[6] .. ' ' .. entry .. mark) end
 return entry

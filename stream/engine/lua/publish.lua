@@ -9,8 +9,8 @@ if where then
     return {1, where}
   end
 end
-local state = redis.call('HGET', KEYS[3], 'state')
-if state then return {1, state} end
+local record = redis.call('HMGET', KEYS[3], 'state', 'mark')
+if record[1] then return {1, record[1] .. ' - ' .. (record[2] or '')} end
 local max = tonumber(ARGV[3])
 if max > 0 then
   local len = redis.call('XLEN', KEYS[1])

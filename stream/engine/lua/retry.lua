@@ -9,13 +9,14 @@ for i = 2, 4 do
   if t ~= 'none' and t ~= want[i - 1] then return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is a ' .. t) end
 end
 if redis.call('ZSCORE', KEYS[2], ARGV[5]) then return -2 end
+local mark = string.match(redis.call('HGET', KEYS[4], ARGV[5]) or '', '^%S+ %S+( %S+)$') or '' -- of the publisher
 local now = redis.call('TIME')
 local due = string.format('%.0f', now[1] * 1000 + math.ceil(now[2] / 1000) + tonumber(ARGV[6]))
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
 redis.call('ZADD', KEYS[2], due, ARGV[5])
 redis.call('HSET', KEYS[3], ARGV[5], ARGV[7])
-redis.call('HSET', KEYS[4], ARGV[5], 'retrying ' .. due)
+redis.call('HSET', KEYS[4], ARGV[5], 'retrying ' .. due .. mark)
 if redis.call('ZRANGE', KEYS[2], 0, 0)[1] == ARGV[5] then
   redis.pcall('PUBLISH', ARGV[8], due .. ' ' .. KEYS[2]) -- a hint: a user without the channel's right loses nothing else
 end

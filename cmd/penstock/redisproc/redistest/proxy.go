@@ -128,6 +128,10 @@ func (p *Proxy) Lost() int {
 
 func (p *Proxy) listen() error {
 	l, err := net.Listen("tcp", p.addr)
+	for end := time.Now().Add(waitTimeout); err != nil && time.Now().Before(end); { // after Refuse the port may be in use for a moment
+		time.Sleep(time.Millisecond)
+		l, err = net.Listen("tcp", p.addr)
+	}
 	if err != nil {
 		return err
 	}
