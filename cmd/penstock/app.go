@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,7 +45,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	a.printError(err)
+	if !errors.Is(err, errClosedOutput) { // who reads no more wants to read no more
+		a.printError(err)
+	}
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitMisuse
@@ -71,8 +74,11 @@ func (a *app) root() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version: thisBuild().String(),
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().Bool("version", false, "show the version of this program")
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -102,9 +108,26 @@ func (a *app) root() *cobra.Command {
 	add(feeds, a.publishCommand())
 	add(repairs, a.deadCommand(), a.streamCommand())
 	add(looks, a.configCommand(), a.versionCommand())
+	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID(looks)
 	root.SetCompletionCommandGroupID(looks)
 	return root
+}
+
+// helpCommand is cobra's, but what it does not know is misuse.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, list []string) error {
+			about, rest, err := cmd.Root().Find(list)
+			if err != nil || len(rest) > 0 {
+				return usagef("unknown command %q; see penstock --help", strings.Join(list, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 // args checks the number of arguments of a command; a wrong one is misuse.

@@ -10,10 +10,12 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
+	"github.com/penstock-go/penstock/stream"
 )
 
 // transcript runs command lines and writes down what a person would see.
@@ -351,4 +353,13 @@ func TestHelpGolden(t *testing.T) {
 		s.run(variables{}, "", name, "--help")
 	}
 	s.golden("help")
+}
+
+func TestHeaderValuesAreStrings(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{`{"header":{"a":1}}`, `{"header":["a"]}`} {
+		if _, err := parseLine([]byte(line), stream.Job{Type: "t"}, time.Now()); err == nil || !strings.Contains(err.Error(), "header values must be strings") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
 }

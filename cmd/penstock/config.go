@@ -95,7 +95,11 @@ func (a *app) list(s settings, err error) ([]setting, error) {
 	errors.As(err, &all)
 	for _, err := range all.WrappedErrors() {
 		if fault, ok := errors.AsType[*stream.ConfigError](err); ok {
-			if wrong[fault.Env] = fault.Value; fault.Env == "REDIS_URL" && fault.Value == "" {
+			name := fault.Env
+			if name == redisFlag {
+				name = redisURL
+			}
+			if wrong[name] = fault.Value; name == redisURL && fault.Value == "" {
 				continue
 			}
 		}

@@ -220,10 +220,23 @@ type letterJSON struct {
 	stream.DeadLetter
 	Payload json.RawMessage `json:"payload,omitempty"`
 	Base64  string          `json:"payload_base64,omitempty"`
+	History []attemptJSON   `json:"history,omitempty"`
+}
+
+// attemptJSON is a stream.Attempt with the unit in the name of how long it took.
+type attemptJSON struct {
+	Attempt int       `json:"attempt"`
+	Worker  string    `json:"worker,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	TookMS  int64     `json:"took_ms"`
+	Error   string    `json:"error"`
 }
 
 func newLetterJSON(l stream.DeadLetter) letterJSON {
 	j := letterJSON{DeadLetter: l}
+	for _, at := range l.History {
+		j.History = append(j.History, attemptJSON{at.Attempt, at.Worker, at.Started, at.Took.Milliseconds(), at.Error})
+	}
 	if json.Valid(l.Payload) {
 		j.Payload = l.Payload
 	} else {

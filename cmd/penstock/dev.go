@@ -8,9 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,14 +66,7 @@ With --redis it runs on your Redis, on streams of its own that it removes.`,
 			if err := opt.check(cmd.Flags().Changed); err != nil {
 				return err
 			}
-			// a terminal that is closed, or a pipe that nobody reads, is a reason to end in good order: a server and a folder would be left
-			ends := []os.Signal{syscall.SIGPIPE}
-			if !signal.Ignored(syscall.SIGHUP) { // nohup
-				ends = append(ends, syscall.SIGHUP)
-			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), ends...)
-			defer stop()
-			return a.dev(ctx, opt)
+			return a.dev(cmd.Context(), opt)
 		},
 	}
 	flags := cmd.Flags()

@@ -18,8 +18,8 @@ import (
 // devScreen shows how a run goes: redrawn in place on a terminal, a line a second elsewhere.
 type devScreen struct {
 	s     *devSession
-	w     io.Writer // nil: show nothing
-	live  *os.File  // the terminal, when it is redrawn
+	w     io.Writer                 // nil: show nothing
+	live  interface{ Fd() uintptr } // the terminal, when it is redrawn
 	begun time.Time
 	drawn int       // lines on the terminal that the next frame replaces
 	next  time.Time // when to show something again
@@ -42,7 +42,7 @@ func newDevScreen(s *devSession) *devScreen {
 		}
 	}
 	dumb, _ := s.app.env.Lookup("TERM")
-	if f, ok := d.w.(*os.File); ok && terminal(f) && dumb != "dumb" && !s.opt.verbose { // a log would tear the picture
+	if f, ok := d.w.(interface{ Fd() uintptr }); ok && terminal(f) && dumb != "dumb" && !s.opt.verbose { // a log would tear the picture
 		d.live = f
 	}
 	d.next = d.begun.Add(time.Second)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -106,7 +107,7 @@ func (r *runner) handler(c command) consumer.Handler {
 func (r *runner) run(ctx context.Context, c command, d *consumer.Delivery) (string, error) {
 	var out head
 	errs := tail{limit: stderrKept}
-	cmd := exec.Command(c.path) //nolint:gosec // the command is the user's own; Context is left to watch
+	cmd := exec.CommandContext(ctx, c.path) //nolint:gosec // the command is the user's own
 	cmd.Args = c.args
 	cmd.Env = append(slices.Clip(r.env), jobEnv(ctx, d)...)
 	cmd.Stdin = bytes.NewReader(d.Payload) // a command that does not read it all is no error: exec ignores EPIPE
@@ -117,6 +118,7 @@ func (r *runner) run(ctx context.Context, c command, d *consumer.Delivery) (stri
 	cmd.Stderr = &errs
 	cmd.WaitDelay = r.linger
 	ownGroup(cmd)
+	s := r.stopper(ctx, cmd)
 
 	switch err := r.start(ctx, cmd); {
 	case errors.Is(err, errWorkerEnds):
@@ -126,9 +128,8 @@ func (r *runner) run(ctx context.Context, c command, d *consumer.Delivery) (stri
 	case err != nil:
 		return "", fmt.Errorf("start %s: %w", c.args[0], err)
 	}
-	w := r.watch(ctx, cmd.Process.Pid)
 	err := cmd.Wait()
-	stopped := w.stop()
+	stopped := s.end()
 	if r.end(cmd.Process.Pid, stopped) {
 		return "", consumer.Snooze(0) // killAll: no fault of the job's
 	}
@@ -152,13 +153,13 @@ func verdict(cmd *exec.Cmd, err error, stderr string, stopped bool) error {
 	}
 	text := state.String() // "exit status 1", "signal: killed"
 	if stopped {
-		// Many programs end with 0 when they are told to stop. That says nothing of the job.
+		// Many programs end with a status of their own when they are told to stop. It says nothing of the job.
 		text = "told to stop: " + text
 	}
 	if stderr != "" {
 		text += ": " + stderr
 	}
-	if code == exitData {
+	if code == exitData && !stopped {
 		return consumer.Permanent(errors.New(text))
 	}
 	return errors.New(text)
@@ -176,6 +177,9 @@ func (r *runner) start(ctx context.Context, cmd *exec.Cmd) error {
 		return context.Cause(ctx)
 	}
 	if err := cmd.Start(); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return err
 	}
 	r.running[cmd.Process.Pid] = true
@@ -193,48 +197,37 @@ func (r *runner) killAll() int {
 	return len(r.running)
 }
 
-// watcher stops a command's process group when its context ends.
-type watcher struct {
-	quit, gone chan struct{}
-	told       time.Time // when; zero: never
-	kill       time.Duration
+// stopper stops a command's process group when its context ends.
+type stopper struct {
+	until time.Time // when the group is killed; zero: it was not told to stop
+	kill  *time.Timer
 }
 
-func (r *runner) watch(ctx context.Context, pid int) *watcher {
-	w := &watcher{quit: make(chan struct{}), gone: make(chan struct{})}
-	go func() {
-		defer close(w.gone)
-		select {
-		case <-w.quit:
-			return
-		case <-ctx.Done():
-		}
-		w.kill = r.killAfter
+// stopper gives cmd one, before its start. exec calls it only while the process
+// itself lives: once that has ended, its exit status decides, even while exec
+// waits for others that hold its output.
+func (r *runner) stopper(ctx context.Context, cmd *exec.Cmd) *stopper {
+	s := &stopper{}
+	cmd.Cancel = func() error {
+		after := r.killAfter
 		if errors.Is(context.Cause(ctx), consumer.ErrStopping) {
-			w.kill = r.killAfterStop
+			after = r.killAfterStop
 		}
-		w.told = time.Now()
+		pid := cmd.Process.Pid
+		s.until = time.Now().Add(after)
 		stopGroup(pid)
-		last := time.NewTimer(w.kill)
-		defer last.Stop()
-		select {
-		case <-w.quit:
-		case <-last.C:
-			killGroup(pid)
-		}
-	}()
-	return w
+		s.kill = time.AfterFunc(after, func() { killGroup(pid) })
+		return os.ErrProcessDone // no error of Wait's: run makes its own
+	}
+	return s
 }
 
-// stop ends the watch and returns until when the group may go on, or the zero
-// time when it was not told to stop.
-func (w *watcher) stop() time.Time {
-	close(w.quit)
-	<-w.gone
-	if w.told.IsZero() {
-		return time.Time{}
+// end returns until when the group may go on. cmd.Wait has returned.
+func (s *stopper) end() time.Time {
+	if s.kill != nil {
+		s.kill.Stop()
 	}
-	return w.told.Add(w.kill)
+	return s.until
 }
 
 // end makes sure that nothing of a process group outlives its job. The first

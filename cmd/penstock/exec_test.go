@@ -205,6 +205,7 @@ func TestTimeoutKillsTheGroup(t *testing.T) {
 		"stubborn":   `trap '' TERM; sleep 300 & echo $! $$ > "$OUT"; while :; do sleep 300; done`,
 		"grandchild": `(trap '' TERM; sleep 300 & wait; sleep 300) >/dev/null 2>&1 & echo $! $$ > "$OUT"; wait`,
 		"exits 0":    `trap 'exit 0' TERM; sleep 300 & echo $! $$ > "$OUT"; wait`,
+		"exits 65":   `trap 'exit 65' TERM; sleep 300 & echo $! $$ > "$OUT"; wait`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -247,6 +248,23 @@ func TestLeftBehind(t *testing.T) {
 			eventually(t, "process "+pid+" is gone", func() bool { return !lives(pid) })
 		})
 	}
+}
+
+// TestTimeoutAfterTheEnd: the command was done in time, and something it started holds its output for longer.
+func TestTimeoutAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	r, c, out := shell(t, `sleep 300 & echo $! > "$OUT"`)
+	r.linger = time.Second
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, consumer.ErrTimeout)
+	defer cancel()
+	if _, err := r.run(ctx, c, &consumer.Delivery{}); err != nil {
+		t.Errorf("the job failed: %v", err)
+	}
+	if ctx.Err() == nil {
+		t.Error("it did not wait for what holds the output")
+	}
+	pid := strings.TrimSpace(read(t, out))
+	eventually(t, "process "+pid+" is gone", func() bool { return !lives(pid) })
 }
 
 func TestKillAll(t *testing.T) {

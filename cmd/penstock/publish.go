@@ -43,7 +43,12 @@ the first one stands, and is no failure.`,
   penstock publish orders order.paid '{"order":7}' --id paid-7 --delay 5m
   penstock publish images resize @photo.jpg --header width=800 --expires 1h
   jq -c '{type:"user.import", id:"user-\(.id)", data:.}' users.json | penstock publish users --ndjson`,
-		Args: args(cobra.RangeArgs(1, 3)),
+		Args: args(func(cmd *cobra.Command, list []string) error {
+			if f.ndjson {
+				return cobra.MinimumNArgs(1)(cmd, list) // publishLines knows what may follow
+			}
+			return cobra.RangeArgs(1, 3)(cmd, list)
+		}),
 		RunE: func(cmd *cobra.Command, list []string) error {
 			job, err := f.job(cmd.Flags(), time.Now())
 			if err != nil {
@@ -183,16 +188,16 @@ func parseHeader(list []string) (map[string]string, error) {
 const maxData = 512<<20 + 1
 
 // data reads the payload that an argument stands for.
-func (a *app) data(arg string) ([]byte, error) {
+func (a *app) data(ctx context.Context, arg string) ([]byte, error) {
 	if arg != "-" && !strings.HasPrefix(arg, "@") {
 		return []byte(arg), nil
 	}
-	in, err := a.source(arg)
+	in, err := a.source(ctx, arg)
 	if err != nil {
 		return nil, err
 	}
 	defer in.Close()
-	data, err := io.ReadAll(io.LimitReader(in, maxData))
+	data, err := unlessDone(ctx, func() ([]byte, error) { return io.ReadAll(io.LimitReader(in, maxData)) })
 	if err != nil {
 		return nil, fmt.Errorf("read the data: %w", err)
 	}
@@ -200,16 +205,42 @@ func (a *app) data(arg string) ([]byte, error) {
 }
 
 // source opens standard input, "-", or a file, "@FILE".
-func (a *app) source(arg string) (io.ReadCloser, error) {
+func (a *app) source(ctx context.Context, arg string) (io.ReadCloser, error) {
 	name, ok := strings.CutPrefix(arg, "@")
 	if !ok {
 		return io.NopCloser(a.in), nil
 	}
-	f, err := os.Open(name)
-	if err != nil {
+	f, err := unlessDone(ctx, func() (*os.File, error) { return os.Open(name) }) // a FIFO opens when somebody writes
+	switch {
+	case errors.Is(err, errInterrupted):
+		return nil, err
+	case err != nil:
 		return nil, usageError{err}
 	}
 	return f, nil
+}
+
+var errInterrupted = errors.New("interrupted, nothing was published")
+
+// unlessDone waits for f, or for the end of ctx, to which opening and reading
+// a terminal or a pipe are blind: f is left behind then, and the program ends.
+func unlessDone[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := f()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, errInterrupted
+	}
 }
 
 func (a *app) publishOne(ctx context.Context, list []string, job stream.Job) error {
@@ -219,7 +250,7 @@ func (a *app) publishOne(ctx context.Context, list []string, job stream.Job) err
 	}
 	defer rdb.Close()
 	if len(list) > 2 {
-		if job.Data, err = a.data(list[2]); err != nil {
+		if job.Data, err = a.data(ctx, list[2]); err != nil {
 			return err
 		}
 	}

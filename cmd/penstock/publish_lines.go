@@ -118,6 +118,9 @@ func badLine(err error) error {
 		if wrong.Field == "" {
 			return fmt.Errorf("must be a JSON object, not %s", wrong.Value)
 		}
+		if key, _, _ := strings.Cut(wrong.Field, "."); key == "header" {
+			return errors.New("header must be an object, and header values must be strings")
+		}
 		return fmt.Errorf("%s must not be %s", wrong.Field, wrong.Value)
 	}
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
@@ -150,7 +153,7 @@ func (a *app) publishLines(ctx context.Context, list []string, base stream.Job) 
 		return err
 	}
 	defer rdb.Close()
-	in, err := a.source(from)
+	in, err := a.source(ctx, from)
 	if err != nil {
 		return err
 	}

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/hashicorp/go-multierror"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/penstock-go/penstock/consumer"
@@ -50,7 +52,7 @@ func (s *settings) targets() []any {
 // everything that is wrong, variables that look like misspelt settings included.
 func (a *app) settings(ctx context.Context) (settings, error) {
 	s := settings{}
-	err := env.Join(env.ProcessFrom(ctx, a.variables(), s.targets()...), a.misspelt())
+	err := a.byFlag(env.Join(env.ProcessFrom(ctx, a.variables(), s.targets()...), a.misspelt()))
 	if err != nil {
 		return s, usageError{err}
 	}
@@ -61,7 +63,7 @@ func (a *app) settings(ctx context.Context) (settings, error) {
 func (a *app) client(ctx context.Context) (redis.UniversalClient, error) {
 	rdb, err := redisenv.NewFrom(ctx, a.variables())
 	if err != nil {
-		return nil, usageError{err}
+		return nil, usageError{a.byFlag(err)}
 	}
 	return rdb, nil
 }
@@ -70,11 +72,11 @@ func (a *app) client(ctx context.Context) (redis.UniversalClient, error) {
 func (a *app) publisher(ctx context.Context, name string) (*stream.Stream, redis.UniversalClient, error) {
 	var cfg settings
 	if err := env.ProcessFrom(ctx, a.variables(), &cfg.Redis, &cfg.Stream); err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, usageError{a.byFlag(err)}
 	}
 	rdb, err := cfg.Redis.Client()
 	if err != nil {
-		return nil, nil, usageError{err}
+		return nil, nil, usageError{a.byFlag(err)}
 	}
 	s, err := stream.New(rdb, name, cfg.Stream)
 	if err != nil {
@@ -101,6 +103,31 @@ func (a *app) variables() variables {
 		}
 	}
 	return vars
+}
+
+const (
+	redisFlag = "--redis"
+	redisURL  = "REDIS_URL"
+)
+
+// byFlag makes errors about REDIS_URL name --redis where that was given in its place.
+func (a *app) byFlag(err error) error {
+	if a.redis == "" || err == nil {
+		return err
+	}
+	var list *multierror.Error
+	if !errors.As(err, &list) {
+		list = &multierror.Error{Errors: []error{err}}
+	}
+	for _, e := range list.Errors {
+		if fault, ok := errors.AsType[*stream.ConfigError](e); ok {
+			if fault.Env == redisURL {
+				fault.Field, fault.Env = redisFlag, redisFlag
+			}
+			fault.Hint = strings.ReplaceAll(fault.Hint, redisURL, redisFlag)
+		}
+	}
+	return err
 }
 
 const ownPrefix = "PENSTOCK_"

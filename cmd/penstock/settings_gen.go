@@ -28,7 +28,7 @@ var settingDocs = []settingDoc{
 	{Env: "PENSTOCK_POLL_DELAY", Default: "500ms", Doc: "How often due retries are looked for while Redis's wake-up channel is down", Secret: false},
 	{Env: "PENSTOCK_WORKER_NAME", Default: "host name and process ID", Doc: "Name of this worker in Redis, in logs and in dead letters; something random is appended, since no two may share one", Secret: false},
 	{Env: "PENSTOCK_KIND", Default: "as declared", Doc: "Kind of the stream. Publishers need none", Secret: false},
-	{Env: "PENSTOCK_MAX_LEN", Default: "no limit", Doc: "The number of jobs above which Publish refuses with ErrStreamFull; the length is read at most 100 ms stale", Secret: false},
+	{Env: "PENSTOCK_MAX_LEN", Default: "no limit", Doc: "The number of jobs above which Publish refuses with ErrStreamFull; the length is read at most 100 ms stale. It counts what is in the stream, and for a deferred job what is scheduled too; retries don't count", Secret: false},
 	{Env: "PENSTOCK_MAX_PAYLOAD", Default: "1 MiB", Doc: "The size in bytes above which a payload is refused with ErrTooLarge", Secret: false},
 	{Env: "PENSTOCK_PUBLISH_TIMEOUT", Default: "3s", Doc: "How long a call may take whose context has no deadline. A server that hangs can cost up to the client's ReadTimeout instead, unless the client has ContextTimeoutEnabled", Secret: false},
 }

@@ -33,7 +33,8 @@ func (a *app) streamLsCommand() *cobra.Command {
 		Use:   "ls",
 		Short: "List the streams of this Redis",
 		Long: `List the streams of this Redis: those that had a worker or a deferred job, or
-that were declared. With --json, one object a line.`,
+that were declared. With --json, one object a line. One that cannot be read is
+listed with the reason ("error" in JSON), and the exit status is then 1.`,
 		Example: "  penstock stream ls\n  penstock stream ls --json | jq -r .name",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,30 +56,51 @@ func (a *app) listStreams(ctx context.Context, rdb redis.UniversalClient) error 
 		return err
 	}
 	var rows [][]string
+	var failed error
 	for _, name := range names {
-		s, err := stream.New(rdb, name, stream.Config{PublishTimeout: a.timeout})
-		if err != nil {
-			return fmt.Errorf("the registry of streams (the set penstock:streams) names one that cannot be: %w", err)
-		}
-		d, err := s.Describe(ctx)
+		d, err := a.describe(ctx, rdb, name)
 		switch {
+		case err != nil && (ctx.Err() != nil || errors.Is(err, stream.ErrUnavailable)):
+			return err // the others would fail alike
+		case err != nil && a.json:
+			failed = errReported
+			err = a.printJSON(badStream{Name: name, Error: err.Error()})
 		case err != nil:
-			return err
+			failed = errReported
+			rows, err = append(rows, []string{name, "error", "–", "–", err.Error()}), nil
 		case a.json:
-			if err := a.printJSON(d); err != nil {
-				return err
-			}
+			err = a.printJSON(d)
 		default:
 			rows = append(rows, []string{name, kindText(d), count(d.Entries), count(d.Scheduled), strings.Join(d.Groups, ", ")})
+		}
+		if err != nil {
+			return err
 		}
 	}
 	switch {
 	case a.json:
-		return nil
+		return failed
 	case len(rows) == 0:
 		return a.printf("no streams yet: one is listed here once it has a worker or a deferred job\n")
 	}
-	return a.table([]string{"NAME", "KIND", "ENTRIES", "SCHEDULED", "GROUPS"}, rows)
+	if err := a.table([]string{"NAME", "KIND", "ENTRIES", "SCHEDULED", "GROUPS"}, rows); err != nil {
+		return err
+	}
+	return failed
+}
+
+// badStream is one that the registry names and that can't be described, as `stream ls --json` writes it.
+type badStream struct {
+	Name  string `json:"name"`
+	Error string `json:"error"`
+}
+
+func (a *app) describe(ctx context.Context, rdb redis.UniversalClient, name string) (stream.Description, error) {
+	s, err := stream.New(rdb, name, stream.Config{PublishTimeout: a.timeout})
+	if err != nil {
+		return stream.Description{}, err
+	}
+	return s.Describe(ctx)
 }
 
 func kindText(d stream.Description) string {
@@ -115,6 +137,8 @@ type groupDepths struct {
 	Name    string `json:"name"`
 	Foreign bool   `json:"foreign,omitempty"` // made by another program: its depths are not known
 	stream.Depths
+	NoOldest *struct{} `json:"oldest,omitempty"` // hides that of Depths, whose name does not say its unit
+	OldestMS int64     `json:"oldest_ms"`
 }
 
 func (a *app) showStream(ctx context.Context, s *stream.Stream) error {
@@ -132,7 +156,7 @@ func (a *app) showStream(ctx context.Context, s *stream.Stream) error {
 		if err != nil && !foreign {
 			return err
 		}
-		groups = append(groups, groupDepths{name, foreign, depths})
+		groups = append(groups, groupDepths{Name: name, Foreign: foreign, Depths: depths, OldestMS: depths.Oldest.Milliseconds()})
 	}
 	if a.json {
 		return a.printJSON(struct {

@@ -4,9 +4,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
 	"github.com/penstock-go/penstock/stream"
@@ -32,6 +35,9 @@ billing  2  0  1  0  3  AGE  0
 `; got != want {
 		t.Errorf("stream show:\n%s\nwant:\n%s", got, want)
 	}
+	if text := c.ok("stream", "show", name, "--json"); !strings.Contains(text, `"oldest_ms":`) || strings.Contains(text, `"oldest":`) {
+		t.Errorf("--json: %s", text)
+	}
 	var d struct {
 		Name   string
 		Kind   string
@@ -46,6 +52,26 @@ billing  2  0  1  0  3  AGE  0
 	}
 	if list := c.ok("stream", "ls", "--json"); !strings.Contains(list, `{"name":"`+name+`","kind":"queue","format":1,"entries":2,"scheduled":1,`) {
 		t.Errorf("stream ls --json:\n%s", list)
+	}
+}
+
+func TestStreamLsWithBadStreams(t *testing.T) {
+	t.Parallel()
+	server := redistest.Server(t) // its own: what is in the registry is for all to see
+	rdb := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
+	c := &cli{t, variables{"REDIS_URL": server.URL()}, rdb}
+	c.ok("stream", "create", "orders", "--kind", "queue")
+	if err := errors.Join(rdb.SAdd(t.Context(), "penstock:streams", "a bad name", "a-string").Err(), rdb.Set(t.Context(), "a-string", "x", 0).Err()); err != nil {
+		t.Fatal(err)
+	}
+	got := c.run(t.Context(), "stream", "ls")
+	if got.status != exitFailed || got.err != "" || strings.Count(got.out, "\n") != 4 ||
+		!regexp.MustCompile(`(?m)^a bad name +error .+\n^a-string +error .+\n^orders +queue `).MatchString(got.out) {
+		t.Errorf("exit status %d\n%s%s", got.status, got.out, got.err)
+	}
+	got = c.run(t.Context(), "stream", "ls", "--json")
+	if got.status != exitFailed || strings.Count(got.out, `"error":"`) != 2 || !strings.Contains(got.out, `{"name":"orders","kind":"queue"`) {
+		t.Errorf("--json: exit status %d\n%s%s", got.status, got.out, got.err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -47,6 +48,14 @@ func thisBuild() build {
 	return b
 }
 
+func (b build) String() string {
+	commit := ""
+	if b.Commit != "" {
+		commit = "commit " + b.Commit[:min(12, len(b.Commit))] + ", "
+	}
+	return fmt.Sprintf("penstock %s (%s%s, %s)", b.Version, commit, b.Go, b.Platform)
+}
+
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
@@ -60,11 +69,7 @@ func (a *app) versionCommand() *cobra.Command {
 			if a.json {
 				return a.printJSON(b)
 			}
-			commit := ""
-			if b.Commit != "" {
-				commit = "commit " + b.Commit[:min(12, len(b.Commit))] + ", "
-			}
-			return a.printf("penstock %s (%s%s, %s)\n", b.Version, commit, b.Go, b.Platform)
+			return a.printf("%s\n", b)
 		},
 	}
 }

@@ -43,10 +43,11 @@ passes one on), and with
 
 After PENSTOCK_JOB_TIMEOUT the command and all it started get SIGTERM and, 5 s
 later, SIGKILL (2 s while the worker stops). A command that was told to stop has
-not done its job, even if it ends with 0. What it leaves running is killed.
+not done its job, whatever its exit status. What it leaves running is killed.
 
-SIGTERM or Ctrl-C stops the worker: it takes no more jobs, gives running ones
-PENSTOCK_GRACE, and hands back the rest. A second signal ends it at once.
+SIGTERM, Ctrl-C, the end of its terminal or of who reads its output stops the
+worker: it takes no more jobs, gives running ones PENSTOCK_GRACE, and hands back
+the rest. A second SIGTERM or Ctrl-C ends it at once.
 
 Settings are PENSTOCK_… variables: see penstock config. Retries come back by
 themselves; jobs published with a delay need a penstock scheduler somewhere.`
@@ -99,6 +100,11 @@ func (a *app) work(ctx context.Context, f workerFlags, names, words []string) er
 	if len(names) == 0 {
 		return usagef("say which streams: penstock worker STREAM… -- COMMAND")
 	}
+	// before the rest: where Redis is comes first for who tries it for the first time
+	cfg, err := a.settings(ctx)
+	if err != nil {
+		return err
+	}
 	handlers, err := f.handlers(words)
 	if err != nil {
 		return err
@@ -112,10 +118,6 @@ func (a *app) work(ctx context.Context, f workerFlags, names, words []string) er
 		return err
 	}
 	env, err := baseEnv(a.env, f.env)
-	if err != nil {
-		return err
-	}
-	cfg, err := a.settings(ctx)
 	if err != nil {
 		return err
 	}
@@ -310,7 +312,8 @@ func (a *app) runWorker(ctx context.Context, w *consumer.Worker, r *runner, read
 			case err = <-result:
 			case <-time.After(lastWait):
 			}
-			return errors.Join(fmt.Errorf("stopped at once: %s killed", plural(int64(n), "command")), err)
+			return errors.Join(fmt.Errorf("stopped at once: %s killed", plural(int64(n), "command")), err,
+				a.say(stoppedLine{Stopped: true, Worker: w.Name(), Stats: w.Stats()}))
 		}
 	}
 }

@@ -248,6 +248,9 @@ func TestSecondSignal(t *testing.T) { // not parallel: it signals this process
 	if status := w.end(); status != exitFailed || !strings.HasSuffix(w.err.String(), "penstock: stopped at once: 1 command killed\n") {
 		t.Errorf("exit status %d\n%s", status, w.err.String())
 	}
+	if !strings.Contains(w.out.String(), "\nstopped  1 started: ") {
+		t.Errorf("standard output: %s", w.out.String())
+	}
 	if took := time.Since(began); took < sameStop/2 || took > 5*time.Second {
 		t.Errorf("it took %s: signals of the first moment are one", took)
 	}
@@ -285,6 +288,29 @@ func TestWorkerMisuse(t *testing.T) {
 		c.fails(exitMisuse, append([]string{"worker"}, args...)...)
 	}
 	c.env = variables{"PATH": os.Getenv("PATH")}
+	if got := c.fails(exitMisuse, "worker", "orders"); !strings.Contains(got, "REDIS_URL is not set") {
+		t.Errorf("without REDIS_URL and a command: %s", got)
+	}
+	for want, args := range map[string][]string{
+		"1 setting is wrong\n  --redis  xxxxx  ": {"--redis", "foo", "worker", "orders", "--", "true"},
+		"unknown command \"bogus\"":              {"help", "bogus"},
+		"with --ndjson the data is in the lines: penstock publish STREAM [TYPE] --ndjson [-|@FILE]": {"publish", "--ndjson", "a", "b", "c", "d"},
+	} {
+		if got := c.fails(exitMisuse, args...); !strings.Contains(got, want) || strings.Contains(got, "REDIS_URL") {
+			t.Errorf("penstock %q says %q, want %q", args, got, want)
+		}
+	}
+	for _, args := range [][]string{{"stream", "ls"}, {"publish", "s", "t"}, {"config"}} {
+		if got := c.fails(exitMisuse, append(args, "--redis", "foo")...); !strings.Contains(got, "--redis  xxxxx") {
+			t.Errorf("penstock %q --redis foo says %q", args, got)
+		}
+	}
+	if got, want := c.ok("--version"), c.ok("version"); got != want {
+		t.Errorf("--version says %q, want %q", got, want)
+	}
+	if got := c.ok("help", "stream", "ls"); got != c.ok("stream", "ls", "--help") {
+		t.Errorf("help stream ls says:\n%s", got)
+	}
 	if got := c.fails(exitMisuse, "worker", "orders", "--", "true"); !strings.Contains(got, "REDIS_URL is not set") {
 		t.Errorf("without REDIS_URL: %s", got)
 	}
