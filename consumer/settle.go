@@ -82,7 +82,7 @@ func (w *Worker) settle() {
 // did not take by now stays behind.
 func (s *settler) tooLate() bool {
 	by := s.w.drainBy.Load()
-	return by > 0 && len(s.tasks)+len(s.parked) > 0 && time.Now().UnixNano() > by
+	return by > 0 && len(s.tasks)+len(s.parked) > 0 && time.Now().UnixNano() >= by
 }
 
 // gather takes what has piled up.
