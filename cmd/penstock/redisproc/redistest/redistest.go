@@ -26,7 +26,7 @@ const EnvURL = "PENSTOCK_TEST_REDIS"
 
 const (
 	registry    = "penstock:streams"
-	waitTimeout = 10 * time.Second
+	waitTimeout = 30 * time.Second
 )
 
 var shared struct {
@@ -172,7 +172,7 @@ func Server(t testing.TB, args ...string) *redisproc.Server {
 	return s
 }
 
-// Wait returns when ok does, and fails the test when it has not after ten seconds.
+// Wait returns when ok does, and fails the test when it has not after half a minute.
 func Wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(waitTimeout); !ok(); time.Sleep(time.Millisecond) {
