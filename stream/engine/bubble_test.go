@@ -52,7 +52,10 @@ func promoted(dueMS int64) []any {
 func runOffline(t *testing.T, f *offline, poll, d time.Duration) {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
-	defer rdb.Close()
+	defer func() {
+		_ = rdb.Close()
+		time.Sleep(2 * time.Second) // its pool looks every second whether it can dial again, and then sees that it is closed
+	}()
 	rdb.AddHook(f)
 	slots := []engine.Slot{engine.ScheduledSlot(engine.NewKeys("orders"))}
 	p := &engine.Promoter{
