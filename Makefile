@@ -7,22 +7,28 @@ COMMAND  ?= cat
 FUZZTIME ?= 20s
 BENCHTIME ?= 1s
 BENCHTIMEOUT ?= 10m
+FOR      ?= 75s
+SEED     ?=
+RATE     ?= 18
+ROWS     ?=
+BASE     ?=
+COUNT    ?= 10
+BENCH    ?= .
 
 VERSION = $(shell git describe --always --dirty --tags 2>/dev/null || echo dev)
-LINT    = go tool -modfile=.ci/tools/go.mod golangci-lint
+LINT    = go tool -modfile=$(CURDIR)/.ci/tools/go.mod golangci-lint
 
-# Stages of ci, in order, each with its budget in seconds: 25 minutes in all, and
-# 10 s more each before what is left is killed. go test gives up a minute earlier
-# than its stage, after integration/walk.sh with two minutes of it, so that a hang
-# shows its stacks.
+# Stages of ci, in order, each with its budget in seconds, which no run needs all of; and
+# 10 s more before what is left of the one that ran out is killed. go test gives
+# up earlier than its stage, so that a hang shows its stacks.
 # Fuzz targets run their seeds in test and race.
-CI_STAGES := lint:400 verify:60 test:270 race:330 bench:110 integration:330
+CI_STAGES := lint:300 verify:40 test:360 race:600 microbench:120 integration:700 mutants:600
 
 # On a terminal timeout must stay in the foreground for Ctrl-C to reach the
 # stage; elsewhere it owns a process group, and ends servers the tests started.
 TIMEOUT = timeout $(shell [ -t 0 ] && echo --foreground) -k 10
 
-.PHONY: help build test race integration bench fuzz lint fmt fmt-check verify ci \
+.PHONY: help build test race integration kill mutants bench perf microbench compare fuzz lint fmt fmt-check verify ci \
 	worker worker-verbose worker-check clean need-redis
 
 help: ## Show this list
@@ -41,17 +47,34 @@ need-redis:
 	fi >&2
 
 test: need-redis ## Run the tests
-	go test -timeout=210s ./...
+	go test -p 1 -parallel=6 -timeout=240s ./...
 
 race: need-redis ## Run the tests under the race detector
-	go test -race -timeout=270s ./...
+	go test -race -p 1 -parallel=4 -timeout=540s ./...
 
 integration: need-redis ## Run integration/walk.sh, then the integration module's tests
 	bash integration/walk.sh
-	@if [ -f integration/go.mod ]; then set -x; go -C integration test -timeout=150s ./...; fi
+	go -C integration test -count=1 -timeout=480s ./...
 
-bench: need-redis ## Run every benchmark for BENCHTIME (1s; in ci just once)
+kill: need-redis ## Kill, freeze and restart a fleet under load for FOR (75s), by the plan that SEED makes
+	mkdir -p bin
+	go -C integration test ./kill -run='^TestKill$$' -count=1 -v -timeout=0 -artifacts -outputdir=$(CURDIR)/bin \
+		-for=$(FOR) -rate=$(RATE) $(if $(SEED),-seed=$(SEED))
+
+mutants: need-redis ## Break the engine in one place at a time: a test must notice each
+	go -C integration run ./mutants
+
+bench: ## Measure ROWS (all): targets, other job engines, and what grows; some 20 minutes on an idle machine
+	go -C integration run ./perf $(ROWS)
+
+perf: ## The same, written into docs/PERFORMANCE.md
+	go -C integration run ./perf --page ../docs/PERFORMANCE.md
+
+microbench: need-redis ## Run every Go benchmark for BENCHTIME (1s; in ci just once)
 	go test -timeout=$(BENCHTIMEOUT) -run=^$$ -bench=. -benchmem -benchtime=$(BENCHTIME) ./...
+
+compare: need-redis ## Run the Go benchmarks (BENCH) of commit BASE and of this in turns, COUNT (10) times, and compare
+	.ci/compare "$(BASE)" $(COUNT) '$(BENCH)'
 
 fuzz: ## Run each fuzz target for FUZZTIME (20s)
 	@set -euo pipefail; packages=$$(go list ./...); \
@@ -66,6 +89,8 @@ fuzz: ## Run each fuzz target for FUZZTIME (20s)
 lint: fmt-check ## Check formatting, go vet and golangci-lint
 	go vet ./...
 	$(LINT) run ./...
+	go -C integration vet ./...
+	cd integration && $(LINT) run --config ../.golangci.yml ./...
 
 fmt: ## Format every Go file
 	gofmt -w .
@@ -74,15 +99,17 @@ fmt-check:
 	@files=$$(gofmt -l .) || exit 1; \
 	if [ -n "$$files" ]; then printf 'not formatted, run make fmt:\n%s\n' "$$files" >&2; exit 1; fi
 
-verify: fmt-check ## Check that go.mod is tidy, modules are unaltered, code is formatted
+verify: fmt-check ## Check that go.mod of both modules is tidy, modules are unaltered, code is formatted
 	go mod tidy -diff
 	go mod verify
+	go -C integration mod tidy -diff
+	go -C integration mod verify
 
-ci: ## Run lint, verify, test, race, bench and integration, each within its time budget
+ci: ## Run lint, verify, test, race, microbench, integration and mutants, each within its time budget
 	@for stage in $(CI_STAGES); do \
 		name=$${stage%:*} budget=$${stage#*:} start=$$SECONDS status=0; \
 		echo "==> $$name (at most $${budget}s)"; \
-		$(TIMEOUT) $$budget $(MAKE) --no-print-directory $$name BENCHTIME=1x BENCHTIMEOUT=50s || status=$$?; \
+		$(TIMEOUT) $$budget $(MAKE) --no-print-directory $$name BENCHTIME=1x BENCHTIMEOUT=60s || status=$$?; \
 		took=$$((SECONDS - start)); \
 		case $$status in \
 			0) echo "<== $$name passed in $${took}s" ;; \

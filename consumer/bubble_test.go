@@ -51,12 +51,16 @@ func wholeWorker(t *testing.T, cfg Config, batch int) (*Worker, *fakeRedis) {
 			case len(args) > 4 && args[4] == "{orders}:config":
 				return []any{"queue", "1"}, nil // open
 			case len(args) > 3 && args[3] == "{orders}:g:billing:retrying": // promote
-				return []any{int64(0), int64(0), "", strconv.FormatInt(now.UnixMilli(), 10)}, nil
-			case args[2] == 5: // sweep
-				return []any{"quiet", now.UnixMilli(), []any{[]any{}, []any{}, []any{}}, int64(0)}, nil
+				return []any{int64(0), int64(0), "", strconv.FormatInt(now.UnixMicro(), 10), int64(0), "0"}, nil
+			case len(args) > 3 && args[3] == "{orders}:cancelled": // marks
+				return []any{}, nil
+			case len(args) > 3 && args[3] == "{orders}:switches":
+				return []any{"", int64(0)}, nil
+			case args[2] == 7: // sweep
+				return []any{"quiet", now.UnixMilli(), []any{[]any{}, []any{}, []any{}}, int64(0), int64(10_000)}, nil
 			case len(args) > 6 && args[6] == "{orders}:config": // beat
 				none := []any{[]any{}, []any{}, []any{}}
-				return []any{now.UnixMilli(), "1", int64(0), none, none}, nil
+				return []any{now.UnixMilli(), "1", int64(0), none, none, int64(0), []any{"", ""}, int64(-1), int64(0), none, none, int64(0), []any{int64(0), int64(0), int64(0)}, int64(1), int64(0), ""}, nil
 			case args[2] == 1: // settle
 				return []any{}, nil
 			}

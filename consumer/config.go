@@ -30,8 +30,13 @@ type Config struct {
 	MaxTries int `env:"PENSTOCK_MAX_TRIES"`
 	// Backoff between tries. Default: {10 s, 2, 1 h, 0.1}.
 	Backoff Backoff
-	// KeepResult is how long what a handler returned is kept; None: not at all. Default: 1 h.
+	// KeepResult is how long the record of a finished job is kept, with what its handler returned; None: not at all. Default: 1 h.
 	KeepResult time.Duration `env:"PENSTOCK_KEEP_RESULT" off:"true" zero:"write \"off\" to keep no results"`
+	// KeepStatus is which jobs leave a record though their handlers return nothing: all, failed (those that did not
+	// succeed) or none. Default: failed.
+	KeepStatus KeepStatus `env:"PENSTOCK_KEEP_STATUS"`
+	// MaxResult is the size in bytes above which what a handler returned is not kept, and the job is dead-lettered. Default: 1 MiB.
+	MaxResult int `env:"PENSTOCK_MAX_RESULT"`
 	// MaxCrashes is how many times the lease of a job may run out, as when its worker is killed, before it is
 	// dead-lettered. Default: 3.
 	MaxCrashes int `env:"PENSTOCK_MAX_CRASHES"`
@@ -43,7 +48,8 @@ type Config struct {
 	// UnknownType is how long a job that no handler here takes waits for a worker that does, before it is
 	// dead-lettered. Default: 1 h.
 	UnknownType time.Duration `env:"PENSTOCK_UNKNOWN_TYPE"`
-	// PollDelay is how often due retries are looked for while Redis's wake-up channel is down. Default: 500 ms.
+	// PollDelay is how often due retries, cancels and kill switches are looked for while Redis's wake-up channel is down.
+	// Default: 500 ms.
 	PollDelay time.Duration `env:"PENSTOCK_POLL_DELAY"`
 	// Name of this worker in Redis, in logs and in dead letters; something random is appended, since no two may
 	// share one. Default: host name and process ID.
@@ -63,7 +69,8 @@ type Config struct {
 type TypeConfig struct {
 	// Timeout of one run; None: no limit. Default: the worker's.
 	Timeout time.Duration
-	// KeepResult is how long what a handler returned is kept; None: not at all. Default: the worker's.
+	// KeepResult is how long the record of a finished job is kept, with what its handler returned; None: not at all. A
+	// positive one holds for jobs that return nothing, too. Default: the worker's.
 	KeepResult time.Duration
 	// MaxTries is how many runs may end in an error. Default: the worker's.
 	MaxTries int
@@ -71,7 +78,10 @@ type TypeConfig struct {
 	Backoff Backoff
 }
 
-const maxMaxJobs = 100_000
+const (
+	maxMaxJobs   = 100_000
+	maxMaxResult = 512 << 20
+)
 
 // ConfigError is one fault of a Config.
 type ConfigError = stream.ConfigError
@@ -88,6 +98,8 @@ func (c Config) Validate() error {
 	fault(c.Timeout < 0 && c.Timeout != None, "Timeout", "PENSTOCK_JOB_TIMEOUT", c.Timeout, `must be positive, or "off" for no limit`)
 	fault(c.MaxTries < 0, "MaxTries", "PENSTOCK_MAX_TRIES", c.MaxTries, "must be at least 1")
 	fault(c.KeepResult < 0 && c.KeepResult != None, "KeepResult", "PENSTOCK_KEEP_RESULT", c.KeepResult, `must be positive, or "off" to keep no results`)
+	fault(c.KeepStatus != "" && c.KeepStatus != KeepAll && c.KeepStatus != KeepFailed && c.KeepStatus != KeepNone, "KeepStatus", "PENSTOCK_KEEP_STATUS", c.KeepStatus, "must be all, failed or none")
+	fault(c.MaxResult < 0 || c.MaxResult > maxMaxResult, "MaxResult", "PENSTOCK_MAX_RESULT", c.MaxResult, "must be between 1 and 536870912 bytes, Redis's own limit")
 	fault(c.MaxCrashes < 0, "MaxCrashes", "PENSTOCK_MAX_CRASHES", c.MaxCrashes, "must be at least 1")
 	fault(c.Lease != 0 && c.Lease < minLease, "Lease", "PENSTOCK_LEASE", c.Lease, "must be at least "+minLease.String()+": it is renewed every third of it")
 	fault(c.Lease > maxLease, "Lease", "PENSTOCK_LEASE", c.Lease, "must be at most "+maxLease.String())
@@ -132,6 +144,8 @@ func (c Config) WithDefaults() Config {
 	set(&c.Timeout, 5*time.Minute)
 	set(&c.MaxTries, 3)
 	set(&c.KeepResult, time.Hour)
+	set(&c.KeepStatus, KeepFailed)
+	set(&c.MaxResult, 1<<20)
 	set(&c.MaxCrashes, 3)
 	set(&c.Lease, 30*time.Second)
 	set(&c.Grace, 25*time.Second)

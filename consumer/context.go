@@ -9,10 +9,61 @@ import (
 
 // runContext is the context of one run: it ends with a cause, and its
 // deadline can be moved while the handler runs, which context.WithTimeout's can't.
+// What can be cancelled is made when somebody asks for it: most of what a short handler calls does not.
 type runContext struct {
-	context.Context // cancellable, of a root that never ends
-	cancel          context.CancelCauseFunc
-	slot            *slot
+	root context.Context // never ends
+	slot *slot
+
+	mu     sync.Mutex
+	inner  context.Context // cancellable; nil: nobody has asked
+	stop   context.CancelCauseFunc
+	closed bool // the run is over
+}
+
+// Done is closed when the run is over, or is to end.
+func (c *runContext) Done() <-chan struct{} { return c.cancellable().Done() }
+
+// Value is the root's.
+func (c *runContext) Value(key any) any {
+	c.mu.Lock()
+	inner := c.inner
+	c.mu.Unlock()
+	if inner != nil {
+		return inner.Value(key) // which is how package context finds what to cancel, and the cause
+	}
+	return c.root.Value(key)
+}
+
+func (c *runContext) cancellable() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inner == nil {
+		c.inner, c.stop = context.WithCancelCause(c.root)
+		if c.closed {
+			c.stop(nil)
+		}
+	}
+	return c.inner
+}
+
+// cancel ends the context; the first cause stays.
+func (c *runContext) cancel(cause error) {
+	c.cancellable()
+	c.stop(cause) // not under the lock: it runs code of the handler's own contexts
+}
+
+// close ends the context after its run, and returns why it had ended before, or nil.
+func (c *runContext) close() error {
+	c.mu.Lock()
+	inner := c.inner
+	c.closed = true
+	c.mu.Unlock()
+	if inner == nil {
+		return nil
+	}
+	cause := context.Cause(inner)
+	c.stop(nil)
+	return cause
 }
 
 // Deadline is when the run will time out, as things stand now.
@@ -27,8 +78,17 @@ func (c *runContext) Deadline() (time.Time, bool) {
 
 // Err is context.DeadlineExceeded after a timeout, as handlers expect.
 func (c *runContext) Err() error {
-	err := c.Context.Err()
-	if err != nil && errors.Is(context.Cause(c.Context), ErrTimeout) {
+	c.mu.Lock()
+	inner, closed := c.inner, c.closed
+	c.mu.Unlock()
+	if inner == nil {
+		if closed {
+			return context.Canceled
+		}
+		return nil
+	}
+	err := inner.Err()
+	if err != nil && errors.Is(context.Cause(inner), ErrTimeout) {
 		return context.DeadlineExceeded
 	}
 	return err
@@ -43,30 +103,36 @@ type slot struct {
 	deadline time.Time   // zero: no limit
 	rings    time.Time   // when the timer rings; zero: it is not armed
 	timer    *time.Timer
-	tasks    []*task // what the run works on
-	extra    int64   // what a small batch weighs more than its jobs; the slot's alone
+	tasks    []*task   // what the run works on; not to be kept without the lock
+	extra    int64     // what a small batch weighs more than its jobs; the slot's alone
+	over     time.Time // since when the run's context is known to have ended; zero: it has not
+	stuck    bool      // it was reported
+
+	root context.Context // of all its runs
+	wait chan struct{}   // capacity 1: there may be a task
 }
 
-// begin starts a run whose context has root's values.
-func (s *slot) begin(root context.Context, now time.Time, timeout time.Duration) *runContext {
-	ctx, cancel := context.WithCancelCause(root)
-	c := &runContext{Context: ctx, cancel: cancel, slot: s}
+// begin starts a run on tasks whose context has root's values.
+func (s *slot) begin(root context.Context, now time.Time, timeout time.Duration, tasks ...*task) *runContext {
+	c := &runContext{root: root, slot: s}
 	s.mu.Lock()
 	s.run = c
+	s.tasks = append(s.tasks[:0], tasks...)
 	s.limit(now, timeout)
 	s.mu.Unlock()
 	return c
 }
 
-// end closes a run and returns why its context had ended, or nil. From then on
-// the context's owner can't end it any other way.
-func (s *slot) end(c *runContext) error {
-	cause := context.Cause(c.Context)
+// end closes a run and returns why its context had ended, or nil, and whether
+// it was reported as stuck. From then on the context's owner can't end it any other way.
+func (s *slot) end(c *runContext) (cause error, stuck bool) {
 	s.mu.Lock()
-	s.run, s.deadline = nil, time.Time{}
+	stuck = s.stuck
+	s.run, s.deadline, s.over, s.stuck = nil, time.Time{}, time.Time{}, false
+	clear(s.tasks)
+	s.tasks = s.tasks[:0]
 	s.mu.Unlock()
-	c.cancel(nil)
-	return cause
+	return c.close(), stuck
 }
 
 // setTimeout lets the run go on for left from now, if it is still on.

@@ -197,6 +197,59 @@ func TestJobsThatShareAnID(t *testing.T) {
 	}
 }
 
+// TestNoIDLeft: a job's own ID is taken by one that is parked, and its entry's ID is the same. It waits, and does not
+// keep Redis busy by asking.
+func TestNoIDLeft(t *testing.T) {
+	t.Parallel()
+	server := redistest.Server(t)
+	rdb := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
+	s, err := stream.New(rdb, "orders", stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorker(t, quick(), s)
+	var book ledger
+	w.HandleOther(func(_ context.Context, d *consumer.Delivery) error {
+		if data := string(d.Payload); book.add(data) == 1 && data == "second" {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	const id = "7-7"
+	keys := engine.NewKeys(s.Name()).Group(group, false)
+	far := float64(time.Now().Add(time.Hour).UnixMilli())
+	first := engine.Entry{Data: "first", Opts: engine.Opts{ID: id}.String()}
+	pipe := rdb.Pipeline()
+	pipe.ZAdd(t.Context(), keys.Retrying, redis.Z{Score: far, Member: id})
+	pipe.HSet(t.Context(), keys.RetryingJobs, id, first.Body())
+	pipe.XAdd(t.Context(), &redis.XAddArgs{Stream: s.Name(), ID: id, Values: engine.Entry{Data: "second"}.Fields()})
+	if _, err := pipe.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	run(t, w)
+	redistest.Wait(t, "the second to run", func() bool { return book.of("second") == 1 })
+	calls := func() (n int) {
+		for line := range strings.Lines(rdb.Info(t.Context(), "commandstats").Val()) {
+			if rest, ok := strings.CutPrefix(line, "cmdstat_evalsha:calls="); ok {
+				_, _ = fmt.Sscanf(rest, "%d", &n)
+			}
+		}
+		return n
+	}
+	before, since := calls(), time.Now()
+	redistest.Wait(t, "a second", func() bool { return time.Since(since) > time.Second })
+	if n := calls() - before; n > 20 {
+		t.Errorf("%d scripts in a second while there is nothing to do", n)
+	}
+	if err := rdb.ZAdd(t.Context(), keys.Retrying, redis.Z{Score: 1, Member: id}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := engine.Promote(t.Context(), rdb, engine.RetryingSlot(keys), 10); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Wait(t, "both to end", func() bool { return book.of("first") == 1 && book.of("second") == 2 && w.Stats().Completed == 2 })
+}
+
 // TestForgedCounters: counters at their limit neither overflow nor make the job unreadable.
 func TestForgedCounters(t *testing.T) {
 	t.Parallel()
@@ -272,6 +325,7 @@ func TestDecoderThatPanics(t *testing.T) {
 	}
 	run(t, w)
 	letter := deadLetters(t, s, 1)[0]
+	redistest.Wait(t, "the others", func() bool { return w.Stats().Completed >= 9 })
 	idle(t, s)
 	if letter.Reason != "undecodable" || string(letter.Payload) != "13" || w.Stats().Completed != 9 {
 		t.Errorf("dead letter %+v, stats %+v", letter, w.Stats())

@@ -20,8 +20,19 @@
 // error, stack and history. [Permanent] dead-letters at once, [RetryAfter] says
 // when the next try is due, [Snooze] puts the job off and counts no try. A panic
 // is an error with a stack. The context ends with [ErrTimeout] when the run takes
-// too long ([Delivery.SetTimeout] moves that), and with [ErrStopping] when the
-// worker stops and its grace period is over.
+// too long ([Delivery.SetTimeout] moves that), with [ErrStopping] when the
+// worker stops and its grace period is over, and with [ErrCancelled] when the job
+// was cancelled ([stream.Stream.Cancel]), or a kill switch ([stream.Switch]) says
+// so. Then any error ends the job as cancelled, without a retry; nil completes it.
+//
+// # What a job leaves behind
+//
+// Nothing, when it completes and its handler returns nothing but its error. What a handler of
+// [HandleResult] returns is kept for [Config].KeepResult, and whoever has the
+// job's ID can look it up and wait for it: see [stream.Stream.Get] and [stream.Result].
+// [Config].KeepStatus and a KeepResult of the type or the job itself keep a record
+// of others too. The record is written by the script that ends the job, so it is of the
+// end that counted: a late success of a worker that had lost the job leaves none.
 //
 // # Guarantees
 //
@@ -41,6 +52,13 @@
 // A worker never ends because Redis goes away: it goes on with what it holds,
 // and writes the ends of those jobs when Redis is back. It never repeats blindly
 // what may have happened.
+//
+// [Worker.Health] is for probes and people: whether the worker is live, whether
+// it is ready, and what is wrong. A handler that ignores the end of its context
+// is logged with its stack after 10 s; it keeps its slot, and its job's lease.
+//
+// The workers of a group should have the same [Config].Lease. Where they differ,
+// as during a deploy that changes it, the longest decides when a job is taken over.
 //
 // How it works inside is in DESIGN.md beside this file. Why it is
 // consumer.Handle(w, …) and not w.Handle(…): Go has no generic methods.

@@ -13,3 +13,9 @@ func Heartbeat(w *Worker) {
 		<-src.beats.ask()
 	}
 }
+
+// Crashes is how many leases of a job have run out.
+func Crashes(d *Delivery) int { return d.task.opts.Crashes }
+
+// Stopping reports whether the worker starts nothing any more.
+func Stopping(w *Worker) bool { return w.stopping.Load() }

@@ -58,19 +58,6 @@ func (d *Delivery) SetTimeout(left time.Duration) {
 	}
 }
 
-// Progress says how far the job is, from 0 to 1, and what it does now:
-// [Worker.Running] shows it.
-func (d *Delivery) Progress(fraction float64, note string) {
-	if d.task != nil {
-		d.task.progress.Store(&progress{min(max(fraction, 0), 1), clip(note, 200)})
-	}
-}
-
-type progress struct {
-	fraction float64
-	note     string
-}
-
 // decode fills v from the payload. []byte and json.RawMessage take it as it
 // is, and an empty payload leaves the zero value.
 func (d *Delivery) decode(v any) error {
@@ -115,11 +102,18 @@ func Handle[T any](w *Worker, t stream.Type[T], h func(context.Context, *Job[T])
 	}})
 }
 
-// HandleResult is Handle for a function that returns something besides its error.
+// HandleResult is Handle for a function that returns something besides its
+// error. When the job completes that is kept for KeepResult, encoded by the
+// stream's codec ([]byte and json.RawMessage as they are), and
+// [stream.Result] waits for it. One of more than Config.MaxResult bytes, or
+// that can't be encoded, is [Permanent]: the job is dead-lettered.
 func HandleResult[T, R any](w *Worker, t stream.Type[T], h func(context.Context, *Job[T]) (R, error)) {
 	Handle(w, t, func(ctx context.Context, job *Job[T]) error {
-		_, err := h(ctx, job)
-		return err
+		result, err := h(ctx, job)
+		if err != nil {
+			return err
+		}
+		return job.returned(result)
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
 	"github.com/penstock-go/penstock/consumer"
 	"github.com/penstock-go/penstock/stream"
+	"github.com/penstock-go/penstock/stream/engine"
 )
 
 func TestMain(m *testing.M) { redistest.Main(m) }
@@ -94,6 +95,17 @@ func idle(t *testing.T, s *stream.Stream) {
 		d, err := s.Group(group).Depths(t.Context())
 		return err == nil && d.Waiting+d.Active+d.Retrying+d.Scheduled == 0
 	})
+}
+
+// key is one of a stream's own, by its name in the table of docs/wire-format.md.
+func key(s *stream.Stream, name string) string {
+	keys := engine.NewKeys(s.Name())
+	g := keys.Group(group, s.Kind() == stream.KindEvents)
+	return map[string]string{
+		"stream": s.Name(), "config": keys.Config, "ids": keys.IDs, "scheduled": keys.Scheduled, "scheduled:jobs": keys.ScheduledJobs,
+		"redelivery": g.Redelivery, "suspects": g.Suspects, "retrying": g.Retrying, "retrying:jobs": g.RetryingJobs, "dead": g.Dead, "gate": g.Gate, "lease": g.Lease, "workers": g.Workers,
+		"group ids": g.IDs, "marks": g.Marks, "switches": keys.Switches, "record": keys.Job("chosen"), "registry": engine.RegistryKey,
+	}[name]
 }
 
 // ledger counts runs by job.

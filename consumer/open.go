@@ -53,12 +53,12 @@ func (w *Worker) open(ctx context.Context) error {
 // stream's kind is known it stays: a stream that was flushed becomes again what it was.
 func (w *Worker) openSource(ctx context.Context, src *source) error {
 	src.mu.Lock()
-	kind := src.kind
+	kind, epoch := src.kind, src.epoch
 	src.mu.Unlock()
 	if kind == stream.KindAny {
 		kind = src.stream.Kind()
 	}
-	opened, err := engine.Open(ctx, w.rdb, src.keys, w.group, string(kind), false)
+	opened, err := engine.Reopen(ctx, w.rdb, src.keys, w.group, string(kind), epoch)
 	doing := fmt.Sprintf("open %s/%s", src.stream.Name(), w.group)
 	switch {
 	case engine.Classify(err) == engine.Denied:
@@ -78,10 +78,16 @@ func (w *Worker) openSource(ctx context.Context, src *source) error {
 		}
 		src.suspects = &lane{src: src, key: group.Suspects, delete: true}
 	}
-	src.group, src.kind, src.epoch = group, kind, opened.Epoch
+	src.group, src.kind, src.epoch = group, kind, max(src.epoch, opened.Epoch)
 	src.mu.Unlock()
-	if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) {
-		w.log.Warn("the stream is not in the registry, since redis is full: the heartbeat tries again", "err", err)
+	if err := w.readStops(src, group); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if err := src.stream.DeclareRetention(ctx, kind); err != nil {
+		w.log.Warn("the stream's retention cannot be declared; what was declared before is in force", "stream", src.stream.Name(), "err", err)
+	}
+	if err := src.stream.Announce(ctx); errors.Is(err, stream.ErrStreamFull) || engine.Classify(err) == engine.Refused {
+		w.log.Warn("the stream is not in the registry, where schedulers look: the heartbeat tries again", "err", err)
 	} else if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
@@ -110,6 +116,7 @@ func (w *Worker) readClock(ctx context.Context) error {
 	now := time.Now()
 	for _, src := range w.sources {
 		src.clock.Store(int64(t.Sub(before.Add(now.Sub(before) / 2))))
+		src.opened = now
 	}
 	return nil
 }

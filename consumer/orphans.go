@@ -30,7 +30,7 @@ func (r *reader) handBackOrphans(ctx context.Context) error {
 	}
 	for _, ghost := range r.ghosts { // the server may not have noticed, and give it what comes next
 		if err := ghost.kill(ctx); err != nil {
-			r.again = time.Now().Add(ghost.block + time.Second) // not allowed, or another node: by then its block is over
+			r.again = time.Now().Add(ghost.block + time.Second) // not allowed, or not to be told from others: by then its block is over
 		}
 	}
 	r.ghosts = nil
@@ -87,15 +87,19 @@ func (w *Worker) releaseOrphans(l *lane, entries []rawEntry, held map[string]*ta
 		return
 	}
 	w.log.Warn("jobs whose delivery was lost are handed back", "stream", l.src.stream.Name(), "jobs", len(orphans))
-	for _, t := range w.adopt(l, orphans) {
+	for _, t := range w.adopt(l, orphans, true) {
 		w.release(t)
 	}
 }
 
-// adopt holds entries that are ours already, without queueing them.
-func (w *Worker) adopt(l *lane, entries []rawEntry) []*task {
-	tasks := w.handOut(l, entries, mono())
-	l.hold(tasks)
+// adopt holds entries that are ours already, without queueing them. What a sweep has just taken over looks like an orphan
+// until its answer is here, so the reader may find it as well: whoever comes second leaves it to the first.
+func (w *Worker) adopt(l *lane, entries []rawEntry, orphans bool) []*task {
+	tasks := w.handOut(l, entries, 0) // nothing says since when
+	for _, t := range tasks {
+		t.orphan = orphans
+	}
+	tasks = l.holdOthers(tasks, func(held *task) bool { return !held.lost.Load() && (orphans || held.orphan) })
 	w.load.Add(sum(tasks))
 	return tasks
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,8 +61,9 @@ func TestLostReadGoesBack(t *testing.T) {
 			t.Errorf("job %d ran %d times, want once", i, runs)
 		}
 	}
-	if got := w.Stats(); got.Completed != n {
-		t.Errorf("stats = %+v, want %d completed", got, n)
+	redistest.Wait(t, "the last answers", func() bool { return w.Stats().Completed >= n }) // Redis knows before the worker does
+	if got := w.Stats(); got.Completed != n || got.Retried+got.Dead+got.Reclaimed != 0 {
+		t.Errorf("stats = %+v, want %d completed and no more", got, n)
 	}
 }
 
@@ -91,6 +91,7 @@ func TestLostSettleIsRepeated(t *testing.T) {
 	redistest.Wait(t, "the worker", func() bool { return w.Health().Ready })
 	const n = 60
 	for i := range n {
+		lost := proxy.Lost()
 		if i%6 == 0 {
 			proxy.LoseReplies("EVAL", 1)
 		}
@@ -100,11 +101,11 @@ func TestLostSettleIsRepeated(t *testing.T) {
 		}
 		publish(t, s, job)
 		redistest.Wait(t, "the job's run", func() bool { return book.of(fmt.Sprint(i)) > 0 })
+		if i%6 == 0 {
+			redistest.Wait(t, "a lost reply", func() bool { return proxy.Lost() > lost })
+		}
 	}
 	idle(t, s)
-	if proxy.Lost() < 3 {
-		t.Fatalf("%d replies were lost: this proves little", proxy.Lost())
-	}
 	for i := range n {
 		want := 1
 		if i%3 == 0 {
@@ -115,6 +116,7 @@ func TestLostSettleIsRepeated(t *testing.T) {
 		}
 	}
 	deadLetters(t, s, n/10)
+	redistest.Wait(t, "the ends whose answers were lost to be believed", func() bool { got := w.Stats(); return got.Completed+got.Retried+got.Dead >= n+n/3 })
 	if got := w.Stats(); got.Completed != n-n/10 || got.Retried != n/3 || got.Dead != n/10 {
 		t.Errorf("stats = %+v, want %d completed, %d retried, %d dead", got, n-n/10, n/3, n/10)
 	}
@@ -194,7 +196,7 @@ func TestRedisRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(release)
-	redistest.Wait(t, "the trouble to be seen", func() bool { return w.Health().Redis != nil })
+	redistest.Wait(t, "the trouble to be seen", func() bool { return w.Health().Problem != nil })
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -276,49 +278,6 @@ func TestIdleWorkerIsQuiet(t *testing.T) {
 	rate := float64(commands()-before-1) / time.Since(start).Seconds()
 	if rate > 1 {
 		t.Errorf("an idle worker sends %.1f commands a second, want at most 1", rate)
-	}
-}
-
-// TestHalfOpenConnection: when a connection is cut and Redis does not notice, the blocked read on it must not swallow what comes.
-func TestHalfOpenConnection(t *testing.T) {
-	t.Parallel()
-	server := redistest.Server(t)
-	direct := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
-	proxy := redistest.NewProxy(t, server.Addr())
-	proxied := redistest.Connect(t, &redis.Options{Addr: proxy.Addr()})
-	s, err := stream.New(direct, "orders", stream.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	through, err := stream.New(proxied, "orders", stream.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := newWorker(t, quick(), through)
-	var book ledger
-	consumer.Handle(w, ping, func(_ context.Context, job *consumer.Job[int]) error { book.add(fmt.Sprint(job.Data)); return nil })
-	run(t, w)
-	readers := func() (ids []string) { // connections that are blocked
-		for line := range strings.Lines(direct.ClientList(t.Context()).Val()) {
-			if strings.Contains(line, " flags=b") {
-				ids = append(ids, strings.Fields(line)[0])
-			}
-		}
-		return ids
-	}
-	redistest.Wait(t, "a blocked read", func() bool { return len(readers()) == 1 })
-	ghost := readers()[0]
-	proxy.CutClients()
-	redistest.Wait(t, "the worker to read again", func() bool {
-		return slices.ContainsFunc(readers(), func(id string) bool { return id != ghost })
-	})
-	publish(t, s, many(4)...)
-	for i := range 4 {
-		redistest.Wait(t, "the job", func() bool { return book.of(fmt.Sprint(i)) > 0 })
-	}
-	idle(t, s)
-	if book.total() != 4 {
-		t.Errorf("%d runs, want 4", book.total())
 	}
 }
 

@@ -18,6 +18,8 @@ var (
 	ErrTimeout error = timeoutError{}
 	// ErrStopping: the worker stops and the grace period is over. The job is handed back and costs no try.
 	ErrStopping = errors.New("worker is stopping")
+	// ErrCancelled: the job was cancelled, or a kill switch says so. It is not retried; only a success still counts.
+	ErrCancelled = errors.New("job was cancelled")
 	// ErrLeaseLost: the job is not this worker's any more; what the handler returns is dropped.
 	ErrLeaseLost = errors.New("lease lost")
 )
@@ -112,8 +114,10 @@ const (
 	actRetry           // failed: parked until the backoff is over
 	actSnooze
 	actBounce // nobody here can handle it: parked, for others to try
+	actPause  // a kill switch puts it off
 	actRelease
 	actDead
+	actCancel
 	actReclaim // taken over from a worker whose lease had run out
 	actDrop    // not ours any more
 )
@@ -123,6 +127,7 @@ type verdict struct {
 	action action
 	after  time.Duration // until a parked job is due
 	reason string        // of a dead letter
+	lifts  int64         // of a paused job: how many kill switches had been lifted by then
 	err    error
 }
 
@@ -136,6 +141,27 @@ const (
 	reasonUndecodable = "undecodable"
 	reasonCrashed     = "crashed"
 )
+
+// step is what a verdict counts in the job it moves.
+func (v verdict) step() engine.Step {
+	switch v.action {
+	case actRetry:
+		return engine.StepFail
+	case actBounce:
+		return engine.StepBounce
+	case actPause:
+		return engine.StepPause
+	case actRelease:
+		return engine.StepRelease
+	case actReclaim:
+		return engine.StepReclaim
+	case actDead:
+		if v.reason == reasonFailed || v.reason == reasonPermanent || v.reason == reasonUndecodable {
+			return engine.StepFail
+		}
+	}
+	return engine.StepPark
+}
 
 // judge decides what a handler's answer means. cause is why its context
 // ended, nil when it did not. errs counts the runs that ended in an error before this one.
@@ -206,6 +232,7 @@ type policy struct {
 	timeout  time.Duration // 0: no limit
 	maxTries int
 	backoff  Backoff
+	keep     *keeping // shared: not to be changed
 }
 
 func (p policy) with(t TypeConfig) policy {
@@ -216,11 +243,12 @@ func (p policy) with(t TypeConfig) policy {
 		p.maxTries = t.MaxTries
 	}
 	p.backoff = p.backoff.With(t.Backoff)
+	p.keep = p.keep.with(t.KeepResult)
 	return p
 }
 
 func (p policy) forJob(o *engine.Opts) policy {
-	t := TypeConfig{MaxTries: o.MaxTries, Timeout: time.Duration(o.Timeout) * time.Millisecond}
+	t := TypeConfig{MaxTries: o.MaxTries, Timeout: time.Duration(o.Timeout) * time.Millisecond, KeepResult: time.Duration(o.KeepResult) * time.Millisecond}
 	if b := o.Backoff; b != nil {
 		t.Backoff = Backoff{
 			Delay:  time.Duration(b.Delay) * time.Millisecond,

@@ -13,6 +13,7 @@ const (
 	maxPrefetch = 2048
 	paceWindow  = 50 * time.Millisecond // the shortest time over which a rate is measured
 	paceSettles = 250 * time.Millisecond
+	paceFirst   = 10 * time.Millisecond // the shortest while no rate is known: with no prefetch a drain begins slowly
 
 	// shedEvery is how often a worker looks whether it holds more than it starts in shedAfter.
 	shedEvery = 250 * time.Millisecond
@@ -36,7 +37,7 @@ func (p *pace) measure(now time.Time, total int64) float64 {
 		return 0
 	}
 	took := now.Sub(p.at)
-	if took < paceWindow {
+	if took < paceFirst || took < paceWindow && p.rate > 0 {
 		return p.rate
 	}
 	fresh := float64(total-p.seen) / took.Seconds()
@@ -70,16 +71,16 @@ func (w *Worker) shed() {
 	rate := w.pace.measure(time.Now(), w.counts.taken())
 	keep := int(rate * shedAfter.Seconds())
 	for n := w.queued() - keep; n > 0; {
-		select {
-		case t, ok := <-w.ready:
-			if !ok {
-				return
-			}
-			if w.handBack(t) {
-				n--
-			}
-		default:
+		t, ok := w.ready.tryPop()
+		if !ok {
 			return
+		}
+		switch {
+		case t.over != nil && mono()-t.read < int64(w.cfg.Lease): // a suspect comes one at a time, and other workers may be as full
+			w.ready.push(t)
+			n--
+		case w.handBack(t):
+			n--
 		}
 	}
 }

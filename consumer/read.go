@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -10,6 +11,17 @@ type rawEntry struct {
 	values []string
 	gone   bool // deleted while pending: history reads send no fields
 }
+
+// size is about how many bytes the entry has.
+func (e rawEntry) size() (n int) {
+	for _, v := range e.values {
+		n += len(v)
+	}
+	return n
+}
+
+// errAnswer is wrapped by what says that an answer has come whole and can't be understood.
+var errAnswer = errors.New("the answer to XREADGROUP cannot be understood")
 
 // parseRead decodes XREADGROUP's answer: per key, its entries, in the order asked for.
 func parseRead(v any) (map[string][]rawEntry, error) {
@@ -26,14 +38,14 @@ func parseRead(v any) (map[string][]rawEntry, error) {
 		for _, item := range reply {
 			pair, _ := item.([]any)
 			if len(pair) != 2 {
-				return nil, fmt.Errorf("unexpected answer %T to XREADGROUP", item)
+				return nil, fmt.Errorf("%w: unexpected %T", errAnswer, item)
 			}
 			if err := addEntries(read, pair[0], pair[1]); err != nil {
 				return nil, err
 			}
 		}
 	default:
-		return nil, fmt.Errorf("unexpected answer %T to XREADGROUP", v)
+		return nil, fmt.Errorf("%w: unexpected %T", errAnswer, v)
 	}
 	return read, nil
 }
@@ -42,13 +54,13 @@ func addEntries(read map[string][]rawEntry, key, list any) error {
 	name, _ := key.(string)
 	items, ok := list.([]any)
 	if !ok {
-		return fmt.Errorf("unexpected answer %T to XREADGROUP", list)
+		return fmt.Errorf("%w: unexpected %T", errAnswer, list)
 	}
 	entries := make([]rawEntry, len(items))
 	for i, item := range items {
 		pair, _ := item.([]any)
 		if len(pair) != 2 {
-			return fmt.Errorf("unexpected entry %T in the answer to XREADGROUP", item)
+			return fmt.Errorf("%w: unexpected entry %T", errAnswer, item)
 		}
 		entries[i].id, _ = pair[0].(string)
 		fields, ok := pair[1].([]any)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
+	"runtime/pprof"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +41,7 @@ func (q *batchQueue) take(n int) []*task {
 // serve is the life of a slot: one handler at a time, until ready is closed and empty.
 func (w *Worker) serve(s *slot) {
 	returned := false
+	pprof.SetGoroutineLabels(s.root)
 	defer func() {
 		if returned {
 			s.stop()
@@ -45,22 +49,26 @@ func (w *Worker) serve(s *slot) {
 		}
 		// the handler ended this goroutine: its jobs fail, and another takes the slot over
 		s.mu.Lock()
-		tasks, run := s.tasks, s.run
+		tasks, run := slices.Clone(s.tasks), s.run
 		s.mu.Unlock()
 		if run == nil {
 			return // our own panic: it goes on its way
 		}
-		_ = s.end(run)
+		_, _ = s.end(run)
 		w.lighten(s)
 		for _, t := range tasks {
 			t.took = time.Since(t.started)
 			t.judge(errGoexit, nil)
+			t.conclude()
 			w.finish(t)
 		}
-		s.set(nil)
 		w.lives.Go(func() { w.serve(s) })
 	}()
-	for t := range w.ready {
+	for {
+		t, ok := w.ready.pop(s.wait)
+		if !ok {
+			break
+		}
 		if w.stopping.Load() {
 			w.handBack(t)
 			continue
@@ -76,26 +84,24 @@ func (w *Worker) serve(s *slot) {
 	returned = true
 }
 
-// set tells what the slot works on.
-func (s *slot) set(tasks []*task) {
-	s.mu.Lock()
-	s.tasks = tasks
-	s.mu.Unlock()
-}
-
 // refuse decides about jobs that must not run.
 func (w *Worker) refuse(t *task) bool {
 	switch {
 	case t.lost.Load():
 		t.verdict = verdict{action: actDrop}
+	case t.cancelled.Load():
+		t.cancelNow()
 	case t.bad != nil:
 		t.verdict = verdict{action: actDead, reason: reasonUndecodable, err: t.bad}
 	case t.opts.Format > engine.Format:
 		w.bounce(t, reasonNewer, errNewer)
+	case w.barred(t):
 	case t.route == nil:
 		w.bounce(t, reasonUnknown, errUnknown)
 	case t.opts.Crashes >= w.cfg.MaxCrashes:
 		t.verdict = verdict{action: actDead, reason: reasonCrashed, err: fmt.Errorf("its lease ran out %d times: its workers were killed or lost it", t.opts.Crashes)}
+	case t.suspect() && t.lane != t.lane.src.suspects: // it comes from among others, as after a retry
+		t.verdict = verdict{action: actRelease}
 	case t.opts.Expires > 0 && t.opts.Errors+t.opts.Crashes == 0 && t.lane.src.now().UnixMilli() > t.opts.Expires:
 		t.verdict = verdict{action: actDead, reason: reasonExpired, err: errors.New("not started by " + time.UnixMilli(t.opts.Expires).UTC().Format(time.RFC3339))}
 	default:
@@ -130,10 +136,23 @@ func (w *Worker) runOne(s *slot, t *task) {
 		w.finish(t)
 		return
 	}
-	root := telemetry.Extract(w.root, t.raw.Traceparent, t.opts.Tracestate)
+	if t.announced() && len(w.barredLate(w.announce(t))) == 0 {
+		return
+	}
+	root := telemetry.Extract(s.root, t.raw.Traceparent, t.opts.Tracestate)
 	run := w.begin(s, root, t.policy.timeout, t)
-	err := guard(func() error { return t.route.handle(run, &t.Delivery) })
-	w.conclude(s, run, []error{err}, t)
+	err := t.handle(run)
+	w.end(t, err, w.concluded(s, run, t))
+}
+
+// handle runs the handler, and turns its panic into an error.
+func (t *task) handle(run *runContext) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{v, debug.Stack()}
+		}
+	}()
+	return t.route.handle(run, &t.Delivery)
 }
 
 func (w *Worker) runBatch(s *slot, r *route, all []*task) {
@@ -152,7 +171,7 @@ func (w *Worker) runBatch(s *slot, r *route, all []*task) {
 		timeout = max(timeout, t.policy.timeout)
 		limited = limited && t.policy.timeout > 0
 	}
-	if len(tasks) == 0 {
+	if tasks = w.barredLate(w.announce(tasks...)); len(tasks) == 0 {
 		return
 	}
 	if !limited {
@@ -162,7 +181,7 @@ func (w *Worker) runBatch(s *slot, r *route, all []*task) {
 	for i, t := range tasks {
 		ds[i] = &t.Delivery
 	}
-	root := w.root
+	root := s.root
 	if len(tasks) == 1 { // a batch has many parents, and belongs to none
 		root = telemetry.Extract(root, tasks[0].raw.Traceparent, tasks[0].opts.Tracestate)
 	}
@@ -178,7 +197,10 @@ func (w *Worker) runBatch(s *slot, r *route, all []*task) {
 		}
 	}
 	w.lighten(s)
-	w.conclude(s, run, errs, tasks...)
+	cause := w.concluded(s, run, tasks[0])
+	for i, t := range tasks {
+		w.end(t, errs[i], cause)
+	}
 }
 
 // lighten takes a batch's extra weight off.
@@ -189,12 +211,24 @@ func (w *Worker) lighten(s *slot) {
 
 func (w *Worker) begin(s *slot, root context.Context, timeout time.Duration, tasks ...*task) *runContext {
 	now := time.Now()
-	run := s.begin(root, now, timeout)
 	for _, t := range tasks {
-		t.run, t.started = run, now
+		t.started = now
 	}
-	s.set(tasks)
+	run := s.begin(root, now, timeout, tasks...)
+	for _, t := range tasks {
+		t.run = run
+	}
 	w.counts.started.Add(int64(len(tasks)))
+	lost, unwanted := true, true
+	for _, t := range tasks {
+		lost, unwanted = lost && t.lost.Load(), unwanted && t.unwanted()
+	}
+	switch { // while the slot took them up, so that nobody found them here
+	case lost:
+		run.cancel(ErrLeaseLost)
+	case unwanted:
+		run.cancel(ErrCancelled)
+	}
 	select {
 	case <-w.abort: // the grace period ended just before
 		run.cancel(ErrStopping)
@@ -203,19 +237,26 @@ func (w *Worker) begin(s *slot, root context.Context, timeout time.Duration, tas
 	return run
 }
 
-func (w *Worker) conclude(s *slot, run *runContext, errs []error, tasks ...*task) {
-	cause := s.end(run)
-	s.set(nil)
-	for i, t := range tasks {
-		t.took = time.Since(t.started)
-		t.judge(errs[i], cause)
-		if errs[i] != nil {
-			if _, panicked := errors.AsType[*PanicError](t.verdict.err); panicked {
-				w.counts.panics.Add(1)
-			}
-		}
-		w.finish(t)
+// concluded ends a run, and returns why its context had ended before, or nil.
+func (w *Worker) concluded(s *slot, run *runContext, first *task) (cause error) {
+	cause, stuck := s.end(run)
+	if stuck {
+		w.log.Info("a handler that had ignored the end of its context has returned", "job", first.describe(), "took", time.Since(first.started))
 	}
+	return cause
+}
+
+// end judges a run and has its end written.
+func (w *Worker) end(t *task, err, cause error) {
+	t.took = time.Since(t.started)
+	t.judge(err, cause)
+	t.conclude()
+	if err != nil {
+		if _, panicked := errors.AsType[*PanicError](t.verdict.err); panicked {
+			w.counts.panics.Add(1)
+		}
+	}
+	w.finish(t)
 }
 
 // judge sets the task's verdict. Errors are the user's code too, and may panic when they are looked at.
@@ -228,6 +269,10 @@ func (t *task) judge(err, cause error) {
 		t.verdict = verdict{action: actComplete}
 		return
 	}
+	if err != nil && t.cancelled.Load() {
+		t.verdict = verdict{action: actCancel, err: err}
+		return
+	}
 	if e := guard(func() error { t.verdict = judge(err, cause, t.opts.Errors, t.policy); return nil }); e != nil {
 		t.verdict = judge(e, cause, t.opts.Errors, t.policy)
 	}
@@ -235,6 +280,10 @@ func (t *task) judge(err, cause error) {
 
 // finish gives a task to the settler, and its capacity back.
 func (w *Worker) finish(t *task) {
+	if said := t.report.Load(); said != nil {
+		said.end()
+		w.reports.ended(t)
+	}
 	load := w.load.Add(-t.weight)
 	for _, r := range w.readers {
 		if below := r.below.Load(); below >= 0 && load <= below {
@@ -258,17 +307,16 @@ func (w *Worker) takeBatch(r *route, n int) []*task {
 }
 
 // queued is how many jobs are read and not started.
-func (w *Worker) queued() int { return max(len(w.ready)-int(w.spare.Load()), 0) }
+func (w *Worker) queued() int { return max(w.ready.len()-int(w.spare.Load()), 0) }
 
 // handBackQueue releases all that was read and not started.
 func (w *Worker) handBackQueue() {
 	for {
-		select {
-		case t := <-w.ready:
-			w.handBack(t)
-		default:
+		t, ok := w.ready.tryPop()
+		if !ok {
 			return
 		}
+		w.handBack(t)
 	}
 }
 

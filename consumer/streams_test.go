@@ -131,7 +131,7 @@ func TestOneBadStreamStopsNoOther(t *testing.T) {
 	redistest.Wait(t, "the good stream's job", func() bool { return w.Stats().Completed == 1 })
 	redistest.Wait(t, "health that names the bad one", func() bool {
 		h := w.Health()
-		return !h.Ready && strings.Contains(fmt.Sprint(h.Redis), bad.Name())
+		return !h.Ready && strings.Contains(fmt.Sprint(h.Problem), bad.Name())
 	})
 	rdb.Del(t.Context(), bad.Name())
 	publish(t, bad, ping.Job(2))
@@ -156,4 +156,21 @@ func TestFenceGrowsWhenTheGroupIsMadeAgain(t *testing.T) {
 	if next := <-fences; next>>32 != first>>32+1 {
 		t.Errorf("the fence went from %d to %d, want the next epoch", first, next)
 	}
+}
+
+// TestRegistryOfAnotherType: only schedulers need the registry, so what somebody put in its place stops no worker.
+func TestRegistryOfAnotherType(t *testing.T) {
+	t.Parallel()
+	server := redistest.Server(t)
+	rdb := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
+	rdb.Set(t.Context(), "penstock:streams", "x", 0)
+	s, err := stream.New(rdb, "orders", stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorker(t, quick(), s)
+	consumer.Handle(w, ping, func(context.Context, *consumer.Job[int]) error { return nil })
+	run(t, w)
+	publish(t, s, ping.Job(1))
+	redistest.Wait(t, "the job", func() bool { return w.Stats().Completed == 1 })
 }

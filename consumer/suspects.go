@@ -2,7 +2,7 @@ package consumer
 
 import (
 	"context"
-	"errors"
+	"time"
 
 	"github.com/penstock-go/penstock/stream/engine"
 )
@@ -18,13 +18,14 @@ func (w *Worker) lookForSuspects() {
 // readSuspects runs jobs whose leases have run out more than once, one at a
 // time for the whole worker: when one of them kills it, no other goes down with it.
 func (w *Worker) readSuspects(ctx context.Context) {
+	var rest time.Time // until then others have their turn
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.suspected:
 		}
-		for more := true; more; {
+		for more := time.Now().After(rest); more; {
 			more = false
 			for _, src := range w.sources {
 				t, err := w.readSuspect(ctx, src)
@@ -35,10 +36,14 @@ func (w *Worker) readSuspects(ctx context.Context) {
 				if t == nil {
 					continue
 				}
-				more = true
-				w.queue(ctx, []*task{t})
+				w.queue([]*task{t})
 				select {
 				case <-t.over:
+					if t.verdict.action == actRelease { // no slot was free for it
+						rest = time.Now().Add(w.cfg.Lease)
+					} else {
+						more = true
+					}
 				case <-ctx.Done():
 					return
 				}
@@ -51,12 +56,21 @@ func (w *Worker) readSuspects(ctx context.Context) {
 func (w *Worker) readSuspect(ctx context.Context, src *source) (*task, error) {
 	callCtx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	l, read := src.suspects, mono()
+	l := src.suspects
+	if l.search {
+		if err := w.searchLane(ctx, w.rdb, l); err != nil {
+			return nil, err
+		}
+		l.search = false
+	}
+	read := mono()
 	v, err := engine.DoAt(callCtx, w.rdb, 7, "XREADGROUP", "GROUP", w.group, w.name, "COUNT", 1, "STREAMS", l.key, ">")
 	switch engine.Classify(err) {
 	case engine.OK:
 	case engine.Lost:
-		return nil, errors.Join(err, w.searchLane(ctx, w.rdb, l)) // it may have been given to us
+		l.search = true // it may have been given to us: before the next read, or its lease runs out and counts as a crash
+		w.lookForSuspects()
+		return nil, err
 	default:
 		return nil, err
 	}

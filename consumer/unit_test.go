@@ -10,6 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/stream/engine"
 )
 
 func TestSlotTimeouts(t *testing.T) {
@@ -69,7 +73,7 @@ func TestSlotTimerServesManyRuns(t *testing.T) {
 		for range 100 { // 20 s of short runs, each with 5 s to go
 			c := s.begin(context.Background(), time.Now(), 5*time.Second)
 			time.Sleep(200 * time.Millisecond)
-			if cause := s.end(c); cause != nil {
+			if cause, _ := s.end(c); cause != nil {
 				t.Fatalf("a short run ended with %v", cause)
 			}
 		}
@@ -82,7 +86,7 @@ func TestSlotTimerServesManyRuns(t *testing.T) {
 		if took := time.Since(start); took != 5*time.Second {
 			t.Errorf("timed out after %s, want 5s", took)
 		}
-		if cause := s.end(c); !errors.Is(cause, ErrTimeout) {
+		if cause, _ := s.end(c); !errors.Is(cause, ErrTimeout) {
 			t.Errorf("cause = %v, want ErrTimeout", cause)
 		}
 		s.setTimeout(c, time.Second) // too late: it must not touch the next run
@@ -189,6 +193,16 @@ func TestPace(t *testing.T) {
 	if rate := step(0, 100); rate != 0 {
 		t.Errorf("a first look gives %g, want 0", rate)
 	}
+	if rate := step(9*time.Millisecond, 90); rate != 0 {
+		t.Errorf("after 9 ms the rate is %g, want none yet", rate)
+	}
+	first := step(time.Millisecond, 10)
+	if first <= 0 || first > 2000 {
+		t.Errorf("after 10 ms the rate is %g, want some, and less than was seen", first)
+	}
+	if rate := step(20*time.Millisecond, 0); rate != first {
+		t.Errorf("20 ms after that it is %g, want %g still", rate, first)
+	}
 	for range 20 {
 		step(100*time.Millisecond, 1000)
 	}
@@ -265,5 +279,55 @@ func TestBouncePauseGrows(t *testing.T) {
 			t.Fatalf("pause %d is %s after %s", n, d, last)
 		}
 		last = d
+	}
+}
+
+// TestNamesAreUnique: two workers may be given one name, and must not share it in Redis.
+func TestNamesAreUnique(t *testing.T) {
+	t.Parallel()
+	first, second := consumerName("billing-1"), consumerName("billing-1")
+	if first == second || !strings.HasPrefix(first, "billing-1-") || !strings.HasPrefix(second, "billing-1-") {
+		t.Errorf("named %s and %s, want two names that begin alike", first, second)
+	}
+}
+
+// TestExpiryIsJudgedByRedis: the clock of this host may be an hour off.
+func TestExpiryIsJudgedByRedis(t *testing.T) {
+	t.Parallel()
+	w := fakeWorker(t, &fakeRedis{}, Config{})
+	w.routes[""] = &route{}
+	for offset, want := range map[time.Duration]bool{time.Hour: true, -time.Hour: false} {
+		task := endedTask(w, "1-1")
+		task.route = w.routes[""]
+		task.opts = &engine.Opts{Expires: time.Now().Add(offset / 2).UnixMilli()}
+		w.sources[0].clock.Store(int64(offset))
+		if got := w.refuse(task); got != want {
+			t.Errorf("with redis %s ahead, a job that expires in %s is refused: %v, want %v", offset, offset/2, got, want)
+		}
+	}
+}
+
+// TestMendGoesOn: a stream that cannot be looked through keeps none of the others from it.
+func TestMendGoesOn(t *testing.T) {
+	t.Parallel()
+	looked := make(map[any]int)
+	f := &fakeRedis{answer: func(cmd redis.Cmder) (any, error) {
+		key := cmd.Args()[3]
+		if looked[key]++; key == "orders" {
+			return nil, serverError("WRONGTYPE")
+		}
+		return []any{int64(0), ""}, nil
+	}}
+	w := fakeWorker(t, f, Config{})
+	src := w.sources[0]
+	src.mend.some = [engine.Lanes]bool{true, true, true}
+	if w.mend(t.Context(), src, src.group) {
+		t.Error("there is more to look for")
+	}
+	if len(looked) != engine.Lanes || looked["orders"] != 1 {
+		t.Errorf("looked for, by stream: %v; want each once", looked)
+	}
+	if want := [engine.Lanes]bool{true}; src.mend.some != want {
+		t.Errorf("the next sweep is to look at %v, want %v", src.mend.some, want)
 	}
 }

@@ -37,7 +37,7 @@ type Worker struct {
 	unit    int64 // what one job that is no part of a batch weighs
 	slots   []*slot
 	lives   sync.WaitGroup // slots
-	ready   chan *task     // read, not started
+	ready   readyQueue     // read, not started
 	done    chan *task     // ended, not yet so in Redis
 	drain   chan struct{}  // closed: settle what is in done, then stop
 	drainBy atomic.Int64   // unix ns: by then, when Redis is away
@@ -50,14 +50,19 @@ type Worker struct {
 	load      atomic.Int64 // weight of all that is read and not ended
 	spare     atomic.Int64 // tokens in ready whose jobs a batch has taken
 	pace      pace
+	reports   *reporter
 	suspected chan struct{} // capacity 1: there may be suspects to run
+	hints     chan hint     // of jobs that were cancelled
 	stopped   chan struct{} // closed: stopping is set
 
 	counts  counters
 	settled atomic.Int64 // unix ns
 	opened  atomic.Bool
-	opening outage // the streams can't be opened now
-	writes  outage // or the ends of jobs written
+	opening outage    // the streams can't be opened now
+	writes  outage    // or the ends of jobs written
+	starts  outage    // or unique keys looked at
+	refused outage    // Redis takes the ends of some jobs not, as when a key has another type
+	records time.Time // when it was logged last that it takes records not; the settler's alone
 }
 
 // New returns a worker of group over streams; earlier streams are served
@@ -97,20 +102,21 @@ func New(group string, cfg Config, streams ...*stream.Stream) (*Worker, error) {
 		name:   consumerName(cfg.Name),
 		rdb:    streams[0].Client(),
 		routes: make(map[string]*route),
-		policy: policy{timeout: max(cfg.Timeout, 0), maxTries: cfg.MaxTries, backoff: cfg.Backoff},
+		policy: policy{timeout: max(cfg.Timeout, 0), maxTries: cfg.MaxTries, backoff: cfg.Backoff, keep: cfg.keeping()},
 		drain:  make(chan struct{}),
 
+		reports:   newReporter(),
 		suspected: make(chan struct{}, 1),
+		hints:     make(chan hint, hintsAtOnce),
 		stopped:   make(chan struct{}),
 
 		gone:  make(chan struct{}),
 		abort: make(chan struct{}),
 		done:  make(chan *task, engine.SettleMax),
-		ready: make(chan *task, cfg.MaxJobs+maxPrefetch),
 	}
 	w.log = cfg.Logger.With("group", group, "consumer", w.name)
 	for i, s := range streams {
-		w.sources = append(w.sources, &source{stream: s, keys: engine.NewKeys(s.Name()), rank: i, beats: newBeats()})
+		w.sources = append(w.sources, &source{stream: s, keys: engine.NewKeys(s.Name()), rank: i, beats: newBeats(), reports: w.reports})
 	}
 	return w, nil
 }
@@ -177,7 +183,12 @@ func (w *Worker) Run(ctx context.Context) error {
 		upkeep.Go(func() { w.keepLeases(src) })
 	}
 	upkeep.Go(func() { w.heartbeat(ctx) })
-	upkeep.Go(func() { w.promoter().Run(ctx) })
+	upkeep.Go(w.watch)
+	upkeep.Go(w.obey)
+	upkeep.Go(w.report)
+	hearing, deaf := context.WithCancel(w.root) // what runs until the end of the grace period can be cancelled until then
+	defer deaf()
+	upkeep.Go(func() { w.promoter().Run(hearing) })
 	for _, r := range w.readers {
 		readers.Go(func() { r.run(ctx) })
 	}
@@ -188,9 +199,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	grace := time.AfterFunc(w.cfg.Grace, w.abortRuns) // whatever readers, which may wait for a dead Redis, still do
 	readers.Wait()
 	shedding.Wait() // it hands back too, so it has to end before the settler
+	w.endSweeps()
 	w.handBackQueue()
-	close(w.ready) // the slots end when their jobs do
+	w.ready.close() // the slots end when their jobs do
 	err := w.waitForHandlers()
+	deaf()
 	grace.Stop()
 	w.drainBy.Store(time.Now().Add(settleAfter).UnixNano())
 	close(w.drain)
@@ -220,7 +233,7 @@ func (w *Worker) prepare(ctx context.Context) {
 	w.readers = w.makeReaders()
 	w.slots = make([]*slot, w.cfg.MaxJobs)
 	for i := range w.slots {
-		w.slots[i] = &slot{}
+		w.slots[i] = &slot{root: w.label(w.root, i), wait: make(chan struct{}, 1)}
 	}
 }
 
@@ -229,7 +242,9 @@ func (w *Worker) promoter() *engine.Promoter {
 	slots := make([]engine.Slot, 0, len(w.sources))
 	ours := make(map[string]bool)
 	for _, src := range w.sources {
+		src.mu.Lock()
 		slot := engine.RetryingSlot(src.group)
+		src.mu.Unlock()
 		slots = append(slots, slot)
 		ours[slot.Set] = true
 	}
@@ -239,6 +254,18 @@ func (w *Worker) promoter() *engine.Promoter {
 		Known:  func(set string) bool { return ours[set] },
 		Poll:   w.cfg.PollDelay,
 		Logger: w.log,
+		Said:   w.said,
+		Missed: w.missed,
+	}
+}
+
+// endSweeps waits for a sweep under way, whose jobs the settler has to send on, for lastLook at most.
+func (w *Worker) endSweeps() {
+	by := time.Now().Add(lastLook)
+	for _, src := range w.sources {
+		for !src.sweeping.TryLock() && time.Now().Before(by) {
+			time.Sleep(unblockEach)
+		}
 	}
 }
 
@@ -270,17 +297,21 @@ func (w *Worker) waitForHandlers() error {
 	case <-last.C:
 	}
 	stuck := &StuckError{}
+	var slots []*slot
 	for _, s := range w.slots {
 		s.mu.Lock()
 		for _, t := range s.tasks {
 			stuck.Jobs = append(stuck.Jobs, t.describe())
+		}
+		if len(s.tasks) > 0 {
+			slots = append(slots, s)
 		}
 		s.mu.Unlock()
 	}
 	if len(stuck.Jobs) == 0 {
 		return nil // the last one returned just now
 	}
-	w.log.Error("handlers ignore the end of their context", "jobs", stuck.Jobs)
+	w.logStuck("a handler ignores the end of its context, and the worker ends without it", slots)
 	return stuck
 }
 
@@ -293,8 +324,7 @@ func (w *Worker) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	for _, src := range w.sources {
-		keys := []string{src.group.Redelivery, src.group.Suspects, src.keys.Stream}
-		if _, err := engine.LeaveCall(keys, w.group, w.name).Run(ctx, w.rdb); err != nil {
+		if _, err := engine.LeaveCall(src.keys, src.group, w.group, w.name, time.Time{}).Run(ctx, w.rdb); err != nil {
 			w.log.Warn("the consumer stays behind in its group", "stream", src.stream.Name(), "err", err)
 			return
 		}

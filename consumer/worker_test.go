@@ -337,7 +337,7 @@ func TestEventsReachEveryGroup(t *testing.T) {
 	for i := range 20 {
 		ids = append(ids, publish(t, s, ping.Job(i))[0].ID)
 	}
-	redistest.Wait(t, "both groups", func() bool { return books[0].total() == 21 && books[1].total() == 20 })
+	redistest.Wait(t, "both groups", func() bool { return books[0].total() >= 21 && books[1].total() >= 20 })
 	if books[0].of(ids[3]) != 2 || books[1].of(ids[3]) != 1 {
 		t.Errorf("the failed job ran %d and %d times, want 2 in its own group and 1 in the other", books[0].of(ids[3]), books[1].of(ids[3]))
 	}

@@ -28,14 +28,14 @@ func flat(code string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// TestReadmeCode checks that each piece of Go in the README stands word for
+// TestCode checks that each piece of Go in the README and the best practices stands word for
 // word in a program or example that is compiled and run.
-func TestReadmeCode(t *testing.T) {
+func TestCode(t *testing.T) {
 	t.Parallel()
 	var sources []string
-	for _, dir := range []string{"examples", "../stream", "../consumer", "../scheduler"} {
+	for _, dir := range []string{"examples", "../integration/examples", "../stream", "../consumer", "../scheduler"} {
 		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-			if err == nil && strings.HasSuffix(path, ".go") && (dir == "examples" || strings.HasSuffix(path, "example_test.go")) {
+			if err == nil && strings.HasSuffix(path, ".go") && (strings.HasSuffix(dir, "examples") || strings.HasSuffix(path, "example_test.go")) {
 				sources = append(sources, flat(read(t, path)))
 			}
 			return err
@@ -44,17 +44,19 @@ func TestReadmeCode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, "../README.md"), -1)
-	if len(blocks) < 4 {
-		t.Fatalf("the README has %d pieces of Go, at least 4 were expected", len(blocks))
-	}
-	for _, block := range blocks {
-		found := false
-		for _, source := range sources {
-			found = found || strings.Contains(source, flat(block[1]))
+	for _, doc := range []string{"../README.md", "best-practices.md"} {
+		blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(read(t, doc), -1)
+		if len(blocks) < 4 {
+			t.Fatalf("%s has %d pieces of Go, at least 4 were expected", doc, len(blocks))
 		}
-		if !found {
-			t.Errorf("this is in the README, and in no example:\n%s", block[1])
+		for _, block := range blocks {
+			found := false
+			for _, source := range sources {
+				found = found || strings.Contains(source, flat(block[1]))
+			}
+			if !found {
+				t.Errorf("this is in %s, and in no example:\n%s", doc, block[1])
+			}
 		}
 	}
 }
@@ -89,19 +91,56 @@ func TestReadmeACL(t *testing.T) {
 	}
 }
 
-var link = regexp.MustCompile(`\]\(([^)]+)\)`)
+var (
+	link = regexp.MustCompile(`\]\(([^)]+)\)`)
+	code = regexp.MustCompile("(?s)```.*?```|`[^`\n]*`") // where a type parameter looks like a link
+)
 
 // TestLinks checks that what the documents link to in this repository is there.
 func TestLinks(t *testing.T) {
 	t.Parallel()
-	for _, doc := range []string{"../README.md", "../CHANGELOG.md", "../SECURITY.md", "../consumer/DESIGN.md", "wire-format.md"} {
-		for _, m := range link.FindAllStringSubmatch(read(t, doc), -1) {
+	for _, doc := range []string{"../README.md", "../CHANGELOG.md", "../SECURITY.md", "../consumer/DESIGN.md", "wire-format.md", "best-practices.md", "cron.md"} {
+		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(read(t, doc), ""), -1) {
 			target, _, _ := strings.Cut(m[1], "#")
 			if target == "" || strings.Contains(target, "://") {
 				continue
 			}
 			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), target)); err != nil {
 				t.Errorf("%s links to %s, which is not there", doc, m[1])
+			}
+		}
+	}
+}
+
+// TestDesignNamesTests checks that the tests which the design says stand behind its invariants are there.
+func TestDesignNamesTests(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	for _, dir := range []string{"../stream", "../consumer", "../scheduler"} {
+		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(path, "_test.go") {
+				sources.WriteString(read(t, path))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, items, _ := strings.Cut(read(t, "../consumer/DESIGN.md"), "## Non-obvious")
+	list := regexp.MustCompile(`(?m)^\* `).Split(items, -1)[1:]
+	if len(list) < 30 {
+		t.Fatalf("the design has %d invariants, at least 30 were expected", len(list))
+	}
+	names := regexp.MustCompile(`\bTest\w+`)
+	for _, item := range list {
+		tests := names.FindAllString(item, -1)
+		if len(tests) == 0 {
+			t.Errorf("no test is named for: %s", item)
+		}
+		for _, name := range tests {
+			if !strings.Contains(sources.String(), "func "+name+"(") {
+				t.Errorf("the design names %s, which is no test", name)
 			}
 		}
 	}

@@ -186,6 +186,7 @@ later) [ "$PENSTOCK_JOB_ATTEMPT" -ge 3 ] || exit 75 ;;
 hopeless) exit 65 ;;
 poison) kill -KILL $PPID ;; # the worker that runs it
 gated) while [ ! -e "$GATE" ]; do sleep 0.02; done ;;
+held) echo $$ >"$RUNS.$PENSTOCK_JOB_ID"; while :; do sleep 0.02; done ;; # until somebody stops it
 esac
 HANDLER
 chmod +x "$tmp/handler"
@@ -334,6 +335,85 @@ penstock publish "$q" works --expires 1ms --id late --delay 300ms >/dev/null
 wait_for "a job that has expired is dead" 15 equals expired reason "$q" billing late
 same "and has not run" 0 "$(grep -c "^$q billing works late " "$RUNS")"
 check "purge it" penstock dead purge "$q" billing late --yes
+
+# ---- jobs moved and retried
+
+penstock publish "$q" works '"moved"' --id moved-1 --delay 1h >/dev/null
+out=$(penstock job move "$q" moved-1 --delay 2h --json)
+same "a scheduled job is moved" "moved-1 true" "$(jq -r '"\(.id) \(.due | test("^20[0-9-]{8}T"))"' <<<"$out")"
+same "and job get says the same" "scheduled $(jq -r .due <<<"$out")" "$(penstock job get "$q" moved-1 --json | jq -r '"\(.state) \(.due)"')"
+out=$(penstock job retry "$q" moved-1 2>&1)
+same "it can't be retried: exit status 1" 1 $?
+has "and the hint says what to do" "penstock job move $q moved-1 --now" "$out"
+check "move it to now" penstock job move "$q" moved-1 --now
+wait_for "it runs" 15 grep -q "^$q billing works moved-1 1 \"moved\"" "$RUNS"
+wait_for "and ends" 10 drained "$q" billing
+same "once" 1 "$(grep -c "^$q billing works moved-1 " "$RUNS")"
+same "what has ended can't be moved: exit status 1" 1 "$(penstock job move "$q" moved-1 --now >/dev/null 2>&1; echo $?)"
+penstock publish "$q" works '"again"' --expires 1ms --id again-1 --delay 300ms >/dev/null
+wait_for "a job is dead" 15 equals expired reason "$q" billing again-1
+same "job retry sends it back" "again-1  waiting, was dead" "$(penstock job retry "$q" again-1)"
+wait_for "and it runs" 15 grep -q "^$q billing works again-1 1 \"again\"" "$RUNS"
+wait_for "and ends" 10 drained "$q" billing
+
+# ---- jobs cancelled, kill switches
+
+c=$run-cancel
+penstock publish "$c" works --id waits-1 >/dev/null
+penstock publish "$c" works --id waits-2 >/dev/null
+penstock publish "$c" works --id scheduled-1 --delay 1h >/dev/null
+out=$(penstock job cancel "$c" waits-1 nobody scheduled-1 2>"$tmp/cancel.err")
+same "job cancel, and one of three is none: exit status 1" 1 $?
+same "the others are cancelled" "waits-1  cancelled
+scheduled-1  cancelled" "$out"
+has "and it says which is none" "no job nobody in $c" "$(cat "$tmp/cancel.err")"
+same "nothing of them is left in Redis" "1 0" "$("${redis[@]}" XLEN "$c") $("${redis[@]}" ZCARD "{$c}:scheduled")"
+same "their records say so" "cancelled cancelled" "$(for id in waits-1 scheduled-1; do penstock job get "$c" $id --json | jq -r .state; done | paste -sd ' ')"
+
+switch=$(penstock switch add "$c" works --pause --for 1h --reason "a walk" --json | jq -r .id)
+has "switch ls lists a switch" "$switch  pause   works" "$(penstock switch ls "$c")"
+paused() { [ "$(penstock job get "$1" "$2" --json | jq -r '"\(.state) \(.paused > 0) \(.attempt)"')" = "retrying true 1" ]; }
+PENSTOCK_LEASE=10s worker switched "$c" --group g --max-jobs 4 -- "$tmp/handler"
+switched=$pid
+wait_for "a worker that comes later puts off what a switch pauses" 15 paused "$c" waits-2
+penstock publish "$c" later --id later-1 >/dev/null
+wait_for "other types run" 15 equals 3 runs "$c g later"
+same "and the paused one has not" 0 "$(runs "$c g works")"
+has "job get says why" "by a kill switch" "$(penstock job get "$c" waits-2)"
+out=$(penstock switch rm "$c" "${switch%?}" 2>&1)
+same "switch rm of none: exit status 1" 1 $?
+has "and it names the nearest" "did you mean $switch?" "$out"
+same "switch rm" "$switch  lifted" "$(penstock switch rm "$c" "$switch")"
+wait_for "the paused job runs within seconds" 10 grep -q "^$c g works waits-2 1 " "$RUNS"
+same "there are no switches left" "no kill switches" "$(penstock switch ls "$c")"
+
+running() { alive "$(cat "$RUNS.$1" 2>/dev/null || echo none)"; }
+ended() { [ "$(penstock job get "$1" "$2" --json | jq -r .state)" = "$3" ]; }
+penstock publish "$c" held --id held-1 >/dev/null
+wait_for "a job runs" 15 running held-1
+same "job cancel tells it to stop" "held-1  active, and told to stop" "$(penstock job cancel "$c" held-1)"
+wait_for "its process ends" 15 gone "$(cat "$RUNS.held-1")"
+wait_for "and it is cancelled" 15 ended "$c" held-1 cancelled
+same "job wait says so: exit status 1" 1 "$(penstock job wait "$c" held-1 >/dev/null 2>&1; echo $?)"
+
+for tenant in acme other; do penstock publish "$c" held "{\"tenant\":\"$tenant\"}" --id $tenant-1 >/dev/null; done
+for tenant in acme other; do wait_for "a job of tenant $tenant runs" 15 running $tenant-1; done
+switch=$(penstock switch add "$c" held --cancel --field tenant --value acme --yes --json | jq -r .id)
+wait_for "a switch for one of them ends its process" 15 gone "$(cat "$RUNS.acme-1")"
+wait_for "and cancels it" 15 ended "$c" acme-1 cancelled
+penstock publish "$c" held '{"tenant":"acme"}' --id acme-2 >/dev/null
+wait_for "the next one of that tenant is cancelled" 15 ended "$c" acme-2 cancelled
+same "and has not run" 1 "$(grep -c '"tenant":"acme"' "$RUNS")"
+check "the other one runs on" running other-1
+check "lift the switch" penstock switch rm "$c" "$switch"
+check "cancel the other one" penstock job cancel "$c" other-1
+wait_for "its process ends" 15 gone "$(cat "$RUNS.other-1")"
+wait_for "all jobs end" 15 drained "$c" g
+same "each was started once" 3 "$(runs "$c g held")"
+wait_for "a heartbeat forgets that they were to be cancelled" 20 equals 0 "${redis[@]}" ZCARD "{$c}:cancelled"
+stop "$switched"
+same "the worker ends with exit status 0" 0 "$status"
+same "it counts what it cancelled" 4 "$(stats switched cancelled)"
 
 # ---- stream ls, show; events
 
@@ -519,9 +599,10 @@ dev_adds_up() {
 	echo "$passed $failed" >"$tmp/counts"
 )
 read -r passed failed <"$tmp/counts"
-before=$(our_keys | grep -v ':job:' | sort)
+others() { our_keys | grep -v -e ':job:' -e "^{$run.*}:upkeep$" | sort; }
+before=$(others)
 dev_adds_up "on this Redis" --redis "$server"
-same "it has left nothing there" "$before" "$(our_keys | grep -v ':job:' | sort)"
+same "it has left nothing there" "" "$(others | comm -13 <(cat <<<"$before") -)" # some of what was there goes by itself meanwhile
 
 # ---- an ACL user with the rights the README lists
 
@@ -530,7 +611,7 @@ same "the scheduler ends with exit status 0" 0 "$status"
 
 if [ -z "$TEST_REDIS" ]; then
 	a=$run-acl
-	acl=$(sed -n '/<!-- acl:begin -->/,/<!-- acl:end -->/p' README.md | grep -vE '^(<!--|```)' | tr '\n' ' ' | sed "s/{orders}/{$a}/; s/~orders/~$a/")
+	acl=$(sed -n '/<!-- acl:begin -->/,/<!-- acl:end -->/p' README.md | grep -vE '^(<!--|```)' | tr '\n' ' ' | sed "s/{orders}/{$a}/g; s/~orders/~$a/")
 	read -r -a words <<<"$acl"
 	"${redis[@]}" ACL LOG RESET >/dev/null
 	same "the README's ACL user is made" OK "$("${redis[@]}" "${words[@]}" 2>&1)"
@@ -552,6 +633,15 @@ if [ -z "$TEST_REDIS" ]; then
 	wait_for "runs again" 20 equals 6 runs "$a g fails"
 	wait_for "and is dead again" 20 equals 2 depth "$a" g dead
 	REDIS_URL=$as check "dead purge" penstock dead purge "$a" g --all --yes
+	REDIS_URL=$as penstock publish "$a" works --id for-later --delay 1h >/dev/null
+	REDIS_URL=$as check "job cancel" penstock job cancel "$a" for-later
+	switch=$(REDIS_URL=$as penstock switch add "$a" works --pause --json | jq -r .id)
+	REDIS_URL=$as check "switch ls" penstock switch ls "$a"
+	# until the worker has heard of it
+	putting_off() { REDIS_URL=$as penstock publish "$a" works >/dev/null; [ "$("${redis[@]}" SCARD "{$a}:g:g:paused")" != 0 ]; }
+	wait_for "a kill switch is obeyed" 20 putting_off
+	REDIS_URL=$as check "switch rm" penstock switch rm "$a" "$switch"
+	wait_for "and what it put off runs" 20 drained "$a" g
 	REDIS_URL=$as check "stream show" penstock stream show "$a"
 	REDIS_URL=$as check "check" penstock check
 	stop "$limited"
@@ -613,6 +703,8 @@ if [ -z "$TEST_REDIS" ]; then # they use the stream "orders"
 	has "it publishes a job" "job paid-7, duplicate false" "$(post '{"order":7,"cents":1999}')"
 	has "a second click stores nothing" "job paid-7, duplicate true" "$(post '{"order":7,"cents":1999}')"
 	wait_for "the worker writes the invoice" 15 grep -q 'order 7: invoice over 19.99' "$tmp/shop-worker.out"
+	logged() { [[ $(penstock job log "$1" "$2") == *"$3"* ]]; }
+	wait_for "and says so in the job's log" 10 logged orders paid-7 "invoice over 1999 cents"
 	post '{"order":-1,"cents":1}' >/dev/null
 	wait_for "an order that is not there is a dead letter" 15 equals permanent reason orders billing paid--1
 	check "purge it" penstock dead purge orders billing --all --yes
@@ -641,8 +733,10 @@ while read -r key; do
 	"stream {"*"}:g:"*:redelivery | "stream {"*"}:g:"*:suspects | "stream {"*"}:g:"*:dead)
 		[ "$("${redis[@]}" XLEN "$key")" = 0 ] || full+="$key "
 		;;
-	"hash {"*"}:job:"*) [ "$("${redis[@]}" PTTL "$key")" != -1 ] || forever+="$key " ;;
-	"none {"*"}:job:"*) ;; # it went just now
+	"string {"*"}:job:"* | "string {"*"}:g:"*":job:"* | "hash {"*"}:workers" | "hash {"*"}:report:"* | "hash {"*"}:g:"*":report:"* | "string {"*"}:upkeep" | "string {"*"}:g:"*:lease | "string {"*"}:g:"*:sweep)
+		[ "$("${redis[@]}" PTTL "$key")" != -1 ] || forever+="$key "
+		;;
+	"none {"*"}:job:"* | "none {"*"}:g:"*":job:"* | "none {"*"}:workers" | "none {"*"}:report:"* | "none {"*"}:upkeep" | "none {"*"}:g:"*:lease | "none {"*"}:g:"*:sweep) ;; # it went just now
 	"stream $e") ;;
 	"stream "*)
 		[ "$("${redis[@]}" XLEN "$key")" = 0 ] || full+="$key "
@@ -653,7 +747,7 @@ while read -r key; do
 done < <(our_keys)
 same "no key but the documented ones is left" "" "$unknown"
 same "nothing is left in them, but on the events stream" "" "$full"
-same "the records of finished jobs go by themselves" "" "$forever"
+same "the records of finished jobs, and what workers say of themselves, go by themselves" "" "$forever"
 
 if ((failed > 0)); then
 	for log in "$tmp"/*.err; do [ ! -s "$log" ] || { printf '\n%s:\n' "${log##*/}" && tail -20 "$log"; }; done

@@ -21,6 +21,7 @@ func TestBorders(t *testing.T) {
 		"go.opentelemetry.io/otel/sdk",
 		"github.com/spf13/cobra",
 		"github.com/alicebob/miniredis",
+		"github.com/go-analyze/charts",
 		"testing",
 	}
 	const envconfig = "github.com/sethvargo/go-envconfig" // programs read the environment

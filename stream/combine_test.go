@@ -54,6 +54,53 @@ func TestCombiner(t *testing.T) {
 	}
 }
 
+// TestCombinerOfScripts: jobs with IDs share pipelines too, and each caller hears of its own.
+func TestCombinerOfScripts(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	if err := s.Announce(t.Context()); err != nil { // else each deferred job waits for that first
+		t.Fatal(err)
+	}
+	g := gate{make(chan struct{}), make(chan struct{})}
+	rdb.AddHook(g)
+	const callers = 40
+	receipts, errs := make([]stream.Receipt, callers), make([]error, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			job := stream.Job{Type: "a", ID: fmt.Sprint("id-", i/2), Data: i} // two callers of each ID
+			if i%2 == 1 && i%4 == 1 {
+				job = stream.Job{Type: "a", Delay: time.Hour, Data: i}
+			}
+			receipts[i], errs[i] = s.Publish(t.Context(), job)
+		})
+	}
+	redistest.Wait(t, "callers queue up", func() bool { return s.Queued() == callers-8 })
+	close(g.single)
+	close(g.pipeline)
+	wg.Wait()
+	near := over(t, redistest.Client(t), s.Name(), stream.Config{})
+	for i := range callers {
+		other := i ^ 1
+		switch r := receipts[i]; {
+		case errs[i] != nil:
+			t.Error(errs[i])
+		case i%4 == 1:
+			if r.State != stream.Scheduled || r.Duplicate || get(t, near, r.ID, stream.Scheduled).ID != r.ID {
+				t.Errorf("%d: %+v", i, r)
+			}
+		case r.ID != fmt.Sprint("id-", i/2), i%4 == 0 && r.Duplicate, i%4 > 1 && r.Duplicate == receipts[other].Duplicate:
+			t.Errorf("%d: %+v, beside %+v", i, r, receipts[other])
+		}
+	}
+	if n := length(t, redistest.Client(t), s.Name()); n != callers/2 {
+		t.Errorf("%d stored, want %d", n, callers/2)
+	}
+	if s.Queued() != 0 {
+		t.Errorf("%d wait", s.Queued())
+	}
+}
+
 // TestCombinerUnderLoss: a lost reply in a shared pipeline makes each of its
 // jobs ambiguous and stores it once; a caller that gave up before its job was sent stored nothing.
 func TestCombinerUnderLoss(t *testing.T) {

@@ -117,6 +117,7 @@ type deadWalk struct {
 	g      *Group
 	filter DeadFilter
 	keys   engine.GroupKeys
+	kind   Kind
 	ids    map[string]bool
 	now    time.Time
 	after  string // the last that was read
@@ -132,7 +133,7 @@ func (w *deadWalk) open(ctx context.Context) error {
 	defer cancel()
 	w.chunk = deadFirst
 	var err error
-	if w.keys, _, err = w.g.open(ctx); err != nil {
+	if w.keys, w.kind, err = w.g.open(ctx); err != nil {
 		return err
 	}
 	if len(w.filter.IDs) > 0 {
@@ -163,7 +164,7 @@ func (w *deadWalk) open(ctx context.Context) error {
 				return wrapRead("look up "+id, err)
 			}
 			place, at, _ := engine.SplitWhere(where)
-			if place != "dead" || w.after != "" && !entryLess(w.after, at) {
+			if place != "dead" || w.after != "" && !engine.EntryLess(w.after, at) {
 				w.done = true
 				return nil
 			}
@@ -280,9 +281,7 @@ func parseDead(raw rawEntry) DeadLetter {
 	} else if engine.IsEntryID(l.ID) {
 		l.Published = engine.EntryTime(l.ID)
 	}
-	for _, a := range opts.History {
-		l.History = append(l.History, Attempt{a.Attempt, a.Worker, time.UnixMilli(a.Started), time.Duration(a.Took) * time.Millisecond, a.Error})
-	}
+	l.History = attempts(opts.History)
 	if len(opts.Fields) > 0 {
 		l.Fields = make(map[string]string, len(opts.Fields))
 		for _, f := range opts.Fields {

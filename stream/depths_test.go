@@ -1,12 +1,15 @@
 package stream_test
 
 import (
+	"context"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
 	"github.com/penstock-go/penstock/stream"
 	"github.com/penstock-go/penstock/stream/engine"
 )
@@ -68,6 +71,26 @@ func TestDepths(t *testing.T) {
 	}
 }
 
+// TestDepthsCountNoWorkerForNobody: the consumer that has the jobs of a deleted one is no worker.
+func TestDepthsCountNoWorkerForNobody(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	g := group(t, s, "g")
+	if _, err := s.PublishAll(t.Context(), []stream.Job{{Type: "a"}, {Type: "a"}}); err != nil {
+		t.Fatal(err)
+	}
+	read(t, s, s.Name(), "g", 1)
+	consumer := rdb.XInfoConsumers(t.Context(), s.Name(), "g").Val()[0].Name
+	rdb.XGroupDelConsumer(t.Context(), s.Name(), "g", consumer)
+	call(t, s, engine.MendCall(engine.NewKeys(s.Name()), g, "g", 0, "", 10))
+	for want := range int64(2) {
+		if d, err := s.Group("g").Depths(t.Context()); err != nil || d.Workers != want || d.Active != 1+want || d.Waiting != 1-want {
+			t.Errorf("%+v %v, want %d workers and the job of the deleted one active", d, err, want)
+		}
+		read(t, s, s.Name(), "g", 1)
+	}
+}
+
 // TestDepthsOfEventsWithGaps: after an XDEL Redis has no lag; what is not known is not 0.
 func TestDepthsOfEventsWithGaps(t *testing.T) {
 	t.Parallel()
@@ -88,4 +111,63 @@ func TestDepthsOfEventsWithGaps(t *testing.T) {
 	waits("all are read", 0)
 	publish(t, s, make4()...)
 	waits("and more", 4)
+}
+
+// TestDepthsOfTrimmedEvents: Redis 7.0 counts what was trimmed before it was read as waiting, for ever.
+func TestDepthsOfTrimmedEvents(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{Kind: stream.KindEvents})
+	group(t, s, "g")
+	publish(t, s, make4()...)
+	read(t, s, s.Name(), "g", 1)
+	rdb.XTrimMaxLen(t.Context(), s.Name(), 0)
+	publish(t, s, make4()...)
+	read(t, s, s.Name(), "g", 10)
+	if d, err := s.Group("g").Depths(t.Context()); err != nil || d.Waiting != 0 || d.Lag != 0 {
+		t.Errorf("%+v, %v; want nothing waiting", d, err)
+	}
+}
+
+// beforeExists is a hook that stands in front of EXISTS.
+type beforeExists struct{ do func() error }
+
+func (b beforeExists) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (b beforeExists) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (b beforeExists) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "exists" {
+			if err := b.do(); err != nil {
+				cmd.SetErr(err)
+				return err
+			}
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// TestDescribeAStreamThatIsMade: Redis refuses to list the groups of no stream, and what is asked next may find one, or nobody.
+func TestDescribeAStreamThatIsMade(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	direct := redistest.Client(t)
+	var err error
+	rdb.AddHook(beforeExists{func() error { return err }})
+	err = io.ErrUnexpectedEOF
+	if _, got := s.Describe(t.Context()); !errors.Is(got, stream.ErrUnavailable) {
+		t.Errorf("Describe = %v, want ErrUnavailable: the connection broke", got)
+	}
+	err = nil
+	if d, err := s.Describe(t.Context()); err != nil || len(d.Groups) != 0 {
+		t.Errorf("Describe = %+v, %v; want no groups of no stream", d, err)
+	}
+	rdb.AddHook(beforeExists{func() error {
+		return direct.XGroupCreateMkStream(t.Context(), s.Name(), "g", "0").Err()
+	}})
+	if d, err := s.Describe(t.Context()); err != nil || len(d.Groups) != 1 {
+		t.Errorf("Describe = %+v, %v; want the group that was made meanwhile", d, err)
+	}
 }

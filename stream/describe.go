@@ -1,8 +1,8 @@
 package stream
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -23,6 +23,8 @@ type Description struct {
 	Scheduled int64    `json:"scheduled"`
 	Bytes     int64    `json:"bytes"` // of the stream key alone; 0 where the server does not say
 	Groups    []string `json:"groups"`
+
+	Retention Retention `json:"retention,omitzero"` // of an events stream, as declared
 }
 
 // Describe reads what a stream is. A stream that does not exist has no
@@ -48,6 +50,7 @@ func (s *Stream) Describe(ctx context.Context) (Description, error) {
 		Scheduled: scheduled.Val(),
 		Bytes:     memory.Val(), // a server without MEMORY USAGE leaves 0
 		Groups:    []string{},
+		Retention: parseRetention(config.Val()[configRetention]),
 	}
 	d.Format, _ = strconv.Atoi(config.Val()["format"])
 	infos, err := s.groupInfos(ctx)
@@ -65,8 +68,11 @@ func (s *Stream) groupInfos(ctx context.Context) ([]redis.XInfoGroup, error) {
 	infos, err := s.rdb.XInfoGroups(ctx, s.name).Result()
 	if err != nil && engine.Classify(err) == engine.Refused {
 		// "no such key" is the one refusal that means no groups; its text differs between servers
-		if n, e := s.rdb.Exists(ctx, s.name).Result(); e == nil && n == 0 {
+		var n int64
+		if n, err = s.rdb.Exists(ctx, s.name).Result(); err == nil && n == 0 {
 			return nil, nil
+		} else if err == nil { // another refusal, or the stream was made just now
+			infos, err = s.rdb.XInfoGroups(ctx, s.name).Result()
 		}
 	}
 	return infos, wrapRead("list groups of "+s.name, err)
@@ -137,7 +143,7 @@ func (s *Stream) eventState(ctx context.Context, id, entry string) (state State,
 	best := -1
 	for _, info := range infos {
 		groupState, groupDue := Completed, time.Time{}
-		if entryLess(info.LastDeliveredID, entry) {
+		if engine.EntryLess(info.LastDeliveredID, entry) {
 			groupState = Waiting
 		} else {
 			where, err := s.rdb.HGet(ctx, s.keys.Group(info.Name, true).IDs, id).Result()
@@ -155,13 +161,6 @@ func (s *Stream) eventState(ctx context.Context, id, entry string) (state State,
 		}
 	}
 	return state, due, nil
-}
-
-// entryLess compares two entry IDs.
-func entryLess(a, b string) bool {
-	am, as, _ := strings.Cut(a, "-")
-	bm, bs, _ := strings.Cut(b, "-")
-	return cmp.Or(cmp.Compare(len(am), len(bm)), cmp.Compare(am, bm), cmp.Compare(len(as), len(bs)), cmp.Compare(as, bs)) < 0
 }
 
 // Group of a stream, to look at and repair. It need not exist.
@@ -201,7 +200,7 @@ type Depths struct {
 	Retrying  int64         `json:"retrying"`
 	Dead      int64         `json:"dead"`
 	Oldest    time.Duration `json:"oldest"`  // age of the job that waits longest, in ns
-	Workers   int64         `json:"workers"` // consumers of the group
+	Workers   int64         `json:"workers"` // those heard of within their lease, or the consumers Redis knows of, if these are more
 }
 
 // Depths reads them all. Each number is exact, but they are not of one instant, and where somebody else deletes
@@ -222,9 +221,10 @@ func (g *Group) Depths(ctx context.Context) (Depths, error) {
 		lens[i], pends[i] = pipe.XLen(ctx, key), pipe.XPending(ctx, key, g.name)
 	}
 	scheduled, retrying, dead := pipe.ZCard(ctx, g.s.keys.Scheduled), pipe.ZCard(ctx, keys.Retrying), pipe.XLen(ctx, keys.Dead)
+	workers := pipe.HGetAll(ctx, keys.Workers)
 	clock := pipe.Time(ctx)
 	_ = engine.Exec(ctx, pipe) // each command carries its own error
-	cmds := []redis.Cmder{scheduled, retrying, dead, clock}
+	cmds := []redis.Cmder{scheduled, retrying, dead, workers, clock}
 	for i := range streams {
 		cmds = append(cmds, lens[i], pends[i])
 	}
@@ -267,15 +267,43 @@ func (g *Group) Depths(ctx context.Context) (Depths, error) {
 	} else {
 		d.Lag = max(lens[0].Val()-pendingCount(pends[0]), 0)
 	}
+	if live := g.live(workers.Val(), clock.Val()); d.Workers > live {
+		d.Workers = max(d.Workers-g.nobody(ctx), live)
+	} else {
+		d.Workers = live
+	}
 	d.Oldest, err = g.oldest(ctx, streams, last, clock.Val())
 	return d, err
 }
 
+// nobody counts the consumer that stands for nobody, where there is one. Who may not list consumers counts it as a worker.
+func (g *Group) nobody(ctx context.Context) int64 {
+	consumers, err := g.s.rdb.XInfoConsumers(ctx, g.s.name, g.name).Result()
+	if err == nil && slices.ContainsFunc(consumers, func(c redis.XInfoConsumer) bool { return c.Name == engine.Nobody }) {
+		return 1
+	}
+	return 0
+}
+
+// live counts the group's workers that were heard of within their lease. Redis
+// 7.0 knows a consumer only once it has delivered something to it.
+func (g *Group) live(rows map[string]string, now time.Time) (n int64) {
+	for row, text := range rows {
+		group, _, _ := strings.Cut(row, ":")
+		var w struct{ At, Lease int64 }
+		if group == g.name && json.Unmarshal([]byte(text), &w) == nil && now.Sub(time.UnixMilli(w.At)) <= time.Duration(w.Lease)*time.Millisecond {
+			n++
+		}
+	}
+	return n
+}
+
 // lag is how many entries lie behind a group's position. Redis has no number
-// while one that was deleted lies among them; none and all can be told even so.
+// while one that was deleted lies among them, and 7.0 counts those that were
+// trimmed before they were read, for ever; none and all can be told even so.
 func (g *Group) lag(ctx context.Context, info redis.XInfoGroup, length int64) (int64, error) {
-	if info.Lag >= 0 || length == 0 {
-		return max(info.Lag, 0), nil
+	if length == 0 || info.Lag == 0 {
+		return 0, nil
 	}
 	pipe := g.s.rdb.Pipeline()
 	behind := pipe.XRangeN(ctx, g.s.name, "("+info.LastDeliveredID, "+", 1)
@@ -289,7 +317,7 @@ func (g *Group) lag(ctx context.Context, info redis.XInfoGroup, length int64) (i
 	case len(f) > 0 && f[0].ID == b[0].ID:
 		return length, nil
 	}
-	return -1, nil
+	return min(info.Lag, length), nil // -1: not known
 }
 
 func pendingCount(cmd *redis.XPendingCmd) int64 {

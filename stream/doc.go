@@ -5,14 +5,21 @@
 //
 // # Guarantees
 //
-// Once [Stream.Publish] has returned an ID, the job ends completed or dead,
-// whatever workers and schedulers do, as long as Redis keeps its data. A job can
-// run more than once (at-least-once delivery): handlers should be idempotent, and
-// the job's ID is the same each time.
+// Once [Stream.Publish] has returned an ID, the job ends completed, dead or, when
+// somebody cancels it, cancelled, whatever workers and schedulers do, as long as
+// Redis keeps its data. A job can run more than once (at-least-once delivery):
+// handlers should be idempotent, and the job's ID is the same each time.
 //
 // Publish never repeats blindly what may have happened. When a reply is lost,
 // a job without an ID is [ErrAmbiguous]; one with an ID is published again
 // safely, since an ID is taken while its job lives.
+//
+// # Stopping jobs
+//
+// [Stream.Cancel] ends one job, wherever it is: what waits is gone, and the
+// handler of what runs is told by its context. A [Switch], set with
+// [Stream.AddSwitch], pauses or cancels the jobs of a type, or those with a
+// value in a field of their data, until it is lifted or over.
 //
 // # Two kinds
 //

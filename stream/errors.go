@@ -19,12 +19,16 @@ var (
 	ErrUnavailable = errors.New("redis is unavailable")
 	// ErrNotFound: there is no such job, dead letter, group or stream.
 	ErrNotFound = errors.New("not found")
+	// ErrLocked: another job holds the unique key of a dead letter, which stays where it is.
+	ErrLocked = errors.New("another job holds the unique key")
 	// ErrKind: the stream's kind forbids it, or is not declared.
 	ErrKind = errors.New("stream kind")
 	// ErrNewerFormat: a newer version of Penstock has written this stream's configuration.
 	ErrNewerFormat = errors.New("stream was made by a newer version")
 	// ErrInvalid: a name, job or option breaks a rule that the message names.
 	ErrInvalid = errors.New("invalid")
+	// ErrState: the job is in a state in which that can't be done to it; the message says in which.
+	ErrState = errors.New("not in this state")
 	// ErrDenied: Redis refuses the credentials or a command of this user.
 	ErrDenied = errors.New("redis denies access")
 	// ErrUnsupportedClient: the client cannot be used, for the reason given.

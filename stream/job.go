@@ -57,8 +57,11 @@ type Job struct {
 	Timeout time.Duration
 	// Backoff between tries; a field left zero is the worker's. Default: the worker's.
 	Backoff Backoff
-	// KeepResult is how long a result is kept; None: not at all. Default: the worker's.
+	// KeepResult is how long the record of the finished job is kept, with what its handler returned, if anything; None: not
+	// at all. Default: the worker's.
 	KeepResult time.Duration
+	// Unique makes it the only job with its key. Default: it is not.
+	Unique Unique
 	// Header travels with the job. At most 64 entries and 16 KiB in all.
 	Header map[string]string
 }
@@ -143,7 +146,14 @@ type prepared struct {
 	nonce  string
 	delay  time.Duration
 	at     time.Time
-	chosen bool // the ID is the caller's
+	chosen bool    // the ID is the caller's
+	unique *unique // nil: it has no unique key
+}
+
+// unique is what takes a unique key to the wire.
+type unique struct {
+	lock engine.Locked
+	opts engine.Opts // of the job
 }
 
 func (p prepared) plain() bool { return p.id == "" }
@@ -183,10 +193,10 @@ func (s *Stream) prepare(job Job, traceparent, tracestate string) (prepared, err
 		at:     job.At,
 		chosen: job.ID != "",
 	}
-	if p.id == "" && !p.deferred() && job.bare() && tracestate == "" {
+	if p.id == "" && !p.deferred() && !job.Unique.set() && job.bare() && tracestate == "" {
 		return p, nil
 	}
-	if p.deferred() && p.id == "" {
+	if (p.deferred() || job.Unique.set()) && p.id == "" {
 		p.id = newID()
 	}
 	opts := engine.Opts{
@@ -211,6 +221,14 @@ func (s *Stream) prepare(job Job, traceparent, tracestate string) (prepared, err
 			opts.Due = time.Now().Add(p.delay).UnixMilli() // for people to read: Redis's clock decides
 		}
 	}
+	if job.Unique.set() {
+		if s.cfg.Kind == KindEvents && job.Unique.For == 0 && job.Unique.Until != UntilStarted {
+			return prepared{}, s.refuseKind()
+		}
+		lock := job.Unique.locked(job.Type, data)
+		opts.Unique, opts.Until, opts.Coalesce = lock.Key, lock.Until, job.Unique.OnConflict == Coalesce
+		p.unique = &unique{lock, opts}
+	}
 	p.entry.Opts = opts.String()
 	return p, nil
 }
@@ -233,6 +251,9 @@ func (j Job) bare() bool {
 
 var lastTime = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
 
+// Validate reports the first fault of a job, as ErrInvalid, or nil. Publish does the same, and looks at the stream's limits too.
+func (j Job) Validate() error { return j.check() }
+
 func (j Job) check() error {
 	switch {
 	case j.Type == "":
@@ -247,7 +268,7 @@ func (j Job) check() error {
 		return invalid("At", "is out of range: %s", j.At)
 	case !j.ExpiresAt.IsZero() && (j.ExpiresAt.After(lastTime) || j.ExpiresAt.Unix() < 0):
 		return invalid("ExpiresAt", "is out of range: %s", j.ExpiresAt)
-	case j.Delay > time.Until(lastTime):
+	case j.Delay > 0 && j.Delay > time.Until(lastTime):
 		return invalid("Delay", "is out of range: %s", j.Delay)
 	case j.MaxTries < 0:
 		return invalid("MaxTries", "is negative: %d", j.MaxTries)
@@ -262,6 +283,9 @@ func (j Job) check() error {
 	}
 	if fault := j.Backoff.check(); fault != "" {
 		return invalid("Backoff", "%s", fault)
+	}
+	if err := j.Unique.check(j.Delay > 0 || !j.At.IsZero()); err != nil {
+		return err
 	}
 	if j.ID != "" {
 		if err := engine.CheckID(j.ID); err != nil {

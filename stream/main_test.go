@@ -105,7 +105,7 @@ func kill(t testing.TB, s *stream.Stream, g engine.GroupKeys, d delivery, info s
 	t.Helper()
 	d.opts.ID = d.id
 	d.entry.Opts = d.opts.String()
-	if v := call(t, s, engine.DeadCall(d.Held, g, d.id, d.entry, info)); v == "" {
+	if v := call(t, s, engine.DeadCall(d.Held, g, d.id, d.entry, info, engine.Lock{})); v == "" {
 		t.Fatalf("job %s was not ours to bury", d.id)
 	}
 }

@@ -17,8 +17,11 @@ import (
 type Receipt struct {
 	// ID of the job.
 	ID string `json:"id"`
-	// Duplicate: nothing was stored; a job with this ID stands, in State.
+	// Duplicate: no job was stored; the one with this ID stands, in State.
 	Duplicate bool `json:"duplicate"`
+	// Updated: the job that stands by its unique key has taken this one's data (Replace), or it or one more after it will see
+	// them (Coalesce).
+	Updated bool `json:"updated,omitempty"`
 	// State the job is in.
 	State State `json:"state"`
 	// Due time of a deferred job, by Redis's clock.
@@ -29,7 +32,7 @@ type Receipt struct {
 
 // A pipeline takes so many jobs at most, and no more once it has so many bytes.
 const (
-	pipelineLen   = 500
+	pipelineLen   = 1000
 	pipelineBytes = 4 << 20
 )
 
@@ -37,7 +40,7 @@ const (
 const lengthStale = 100 * time.Millisecond
 
 // Publish stores one job. When it returns an ID, the job will end completed or
-// dead. A plain immediate job is one XADD; one with an ID or a delay is one
+// dead. A plain immediate job is one XADD; one with an ID, a unique key or a delay is one
 // script. Concurrent calls share pipelines when there are many.
 //
 // Errors: ErrInvalid, ErrTooLarge, ErrStreamFull, ErrUnavailable, ErrDenied
@@ -57,11 +60,11 @@ func (s *Stream) Publish(ctx context.Context, job Job) (Receipt, error) {
 	if _, err := s.room(ctx, 1); err != nil {
 		return Receipt{}, err
 	}
-	id, err := s.single.publish(ctx, s, p.entry)
-	if err != nil {
-		return Receipt{}, wrap("publish to "+s.name, err)
+	a := s.single.publish(ctx, s, p)
+	if a.err != nil {
+		return Receipt{}, wrap("publish to "+s.name, a.err)
 	}
-	return Receipt{ID: id, State: Waiting}, nil
+	return Receipt{ID: a.id, State: Waiting}, nil
 }
 
 // xadd is a plain publish that go-redis must not send twice.
@@ -76,6 +79,9 @@ func (s *Stream) xadd(ctx context.Context, e engine.Entry) xadd {
 }
 
 func (s *Stream) call(p prepared) engine.Call {
+	if p.unique != nil {
+		return engine.UniqueCall(s.keys, p.id, p.nonce, s.cfg.MaxLen, p.delay, p.at, p.unique.lock, p.entry, p.unique.opts)
+	}
 	if p.deferred() {
 		return engine.ScheduleCall(s.keys, p.id, p.nonce, s.cfg.MaxLen, p.delay, p.at, p.entry)
 	}
@@ -90,9 +96,15 @@ func (s *Stream) publishOne(ctx context.Context, p prepared) (Receipt, error) {
 			return Receipt{}, fmt.Errorf("publish to %s: %w", s.name, err)
 		}
 	}
-	sent := false
+	sent, looked := false, false
 	for try := 0; ; try++ {
-		v, err := s.call(p).Run(ctx, s.rdb)
+		a := s.scripted.publish(ctx, s, p)
+		v, err := a.v, a.err
+		if err == nil && !looked {
+			if looked = true; s.free(ctx, []prepared{p}, []any{v})[0] {
+				continue
+			}
+		}
 		if err == nil {
 			return s.receipt(ctx, p, v)
 		}
@@ -128,6 +140,20 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 		return Receipt{}, fmt.Errorf("publish to %s: %w", s.name, err)
 	case stored.Full:
 		return Receipt{}, fmt.Errorf("publish to %s: %w: it holds %s jobs, at most %d are allowed (MaxLen)", s.name, ErrStreamFull, stored.Where, s.cfg.MaxLen)
+	case stored.Kind != "":
+		return Receipt{}, s.refuseKind()
+	case stored.Holder != "":
+		if place, _, _ := engine.SplitWhere(stored.Where); place == "orders" && stored.Updated && p.unique.lock.Conflict == engine.ConflictReplace {
+			return Receipt{ID: stored.Holder, Duplicate: true, Updated: true, State: Waiting}, nil // since just now
+		}
+		state, due, err := s.stateOf(ctx, stored.Holder, stored.Where)
+		if err != nil {
+			return Receipt{}, err
+		}
+		if stored.Where == "" { // it holds the key for a time, and is nowhere: only completing does not free that
+			state = Completed
+		}
+		return Receipt{ID: stored.Holder, Duplicate: true, Updated: stored.Updated, State: state, Due: due}, nil
 	case stored.Duplicate:
 		state, due, err := s.stateOf(ctx, p.id, stored.Where)
 		if err != nil {
@@ -147,7 +173,7 @@ func (s *Stream) receipt(ctx context.Context, p prepared, v any) (Receipt, error
 	}
 }
 
-// PublishAll stores many jobs, in pipelines of 500 or 4 MiB, and returns one Receipt a
+// PublishAll stores many jobs, in pipelines of 1,000 or 4 MiB, and returns one Receipt a
 // job, in order. When some were not stored the error says how many, and each
 // Receipt's Err why; what has an ID can simply be published again. When the
 // stream has room for some, the first of those without an ID or a delay are stored.
@@ -229,11 +255,14 @@ func (s *Stream) publishSome(ctx context.Context, ready []prepared, todo []int, 
 			}
 			ids, errs := s.send(ctx, entries)
 			for n, i := range plain {
-				receipts[i] = Receipt{ID: ids[n], State: Waiting, Err: wrap("publish to "+s.name, errs[n])}
+				receipts[i] = Receipt{ID: ids[n], State: Waiting}
+				if errs[n] != nil {
+					receipts[i].Err = wrap("publish to "+s.name, errs[n])
+				}
 			}
 		}
 	}
-	for n, res := range engine.RunAll(ctx, s.rdb, calls) {
+	for n, res := range s.callAll(ctx, ready, calls, called) {
 		i := called[n]
 		if class := engine.Classify(res.Err); class == engine.Lost || class == engine.Busy {
 			receipts[i], receipts[i].Err = s.publishOne(ctx, ready[i]) // has an ID: safe to repeat

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 	"sync"
@@ -183,7 +184,7 @@ func TestDuplicateStates(t *testing.T) {
 		t.Fatalf("redrive: %+v, %v", sweep, err)
 	}
 	d = read(t, s, g.Redelivery, "g", 1)[0]
-	if v := call(t, s, engine.CompleteCall(d.Held, g.IDs, keys.Job("x"), "x", "completed", time.Minute)); v != int64(1) {
+	if v := call(t, s, engine.CompleteCall(d.Held, g, "completed", engine.End{Entry: d.Entry, ID: "x", Indexed: true, Keep: time.Minute})); fmt.Sprint(v) != "[[] []]" {
 		t.Fatalf("complete answered %v", v)
 	}
 	again(stream.Completed, false)
@@ -191,8 +192,10 @@ func TestDuplicateStates(t *testing.T) {
 	if r, err := s.Publish(t.Context(), stream.Job{Type: "a", ID: "x"}); err != nil || r.Duplicate {
 		t.Errorf("after its record has gone: %+v, %v", r, err)
 	}
-	// an entry that somebody else trimmed away frees its ID
+	// an entry that somebody else trimmed away frees its ID, when nobody can be running it any more
 	rdb.XTrimMaxLen(t.Context(), s.Name(), 0)
+	stands(t, s, "just after its entry was trimmed")
+	age(t, rdb, keys)
 	if r, err := s.Publish(t.Context(), stream.Job{Type: "a", ID: "x"}); err != nil || r.Duplicate {
 		t.Errorf("after its entry was trimmed: %+v, %v", r, err)
 	}
@@ -300,7 +303,7 @@ func TestDuplicateOnEvents(t *testing.T) {
 	}
 	done := func(d delivery, g engine.GroupKeys) {
 		t.Helper()
-		if v := call(t, s, engine.CompleteCall(d.Held, g.IDs, engine.NewKeys(s.Name()).Job("x"), "x", "completed", 0)); v != int64(1) {
+		if v := call(t, s, engine.CompleteCall(d.Held, g, "completed", engine.End{Entry: d.Entry, ID: "x", Indexed: true})); fmt.Sprint(v) != "[[] []]" {
 			t.Fatalf("complete answered %v", v)
 		}
 	}

@@ -47,6 +47,8 @@ type Config struct {
 	MaxLen int64 `env:"PENSTOCK_MAX_LEN" zero:"leave it unset for no limit"`
 	// MaxPayload is the size in bytes above which a payload is refused with ErrTooLarge. Default: 1 MiB.
 	MaxPayload int `env:"PENSTOCK_MAX_PAYLOAD"`
+	// Retention of an events stream, which Create and the workers that open it declare. Default: as declared.
+	Retention Retention
 	// PublishTimeout is how long a call may take whose context has no deadline. A server that hangs can cost up to the client's
 	// ReadTimeout instead, unless the client has ContextTimeoutEnabled. Default: 3 s.
 	PublishTimeout time.Duration `env:"PENSTOCK_PUBLISH_TIMEOUT"`
@@ -88,6 +90,10 @@ func (c Config) Validate() error {
 	fault(c.Kind != KindAny && c.Kind != KindQueue && c.Kind != KindEvents, "Kind", "PENSTOCK_KIND", c.Kind, "must be queue or events")
 	fault(c.MaxLen < 0, "MaxLen", "PENSTOCK_MAX_LEN", c.MaxLen, "must be at least 1")
 	fault(c.MaxPayload < 0 || c.MaxPayload > maxMaxPayload, "MaxPayload", "PENSTOCK_MAX_PAYLOAD", c.MaxPayload, "must be between 1 and 536870912 bytes, Redis's own limit")
+	fault(c.Retention.Age < None || c.Retention.Age > maxRetention, "Retention.Age", "PENSTOCK_RETENTION_AGE", c.Retention.Age, "must be at least 1ms and at most 100 years")
+	fault(c.Retention.Age > 0 && c.Retention.Age < time.Millisecond, "Retention.Age", "PENSTOCK_RETENTION_AGE", c.Retention.Age, "must be at least 1ms and at most 100 years")
+	fault(c.Retention.Length < 0, "Retention.Length", "PENSTOCK_RETENTION_LENGTH", c.Retention.Length, "must be at least 1")
+	fault(c.Retention.Age == None && c.Retention.Length > 0, "Retention.Length", "PENSTOCK_RETENTION_LENGTH", c.Retention.Length, "goes with no Age of none: leave that at zero")
 	fault(c.PublishTimeout < 0, "PublishTimeout", "PENSTOCK_PUBLISH_TIMEOUT", c.PublishTimeout, "must be positive")
 	return errs.ErrorOrNil()
 }
@@ -96,16 +102,23 @@ const maxMaxPayload = 512 << 20
 
 // Stream is a name and a client. Its methods may be called concurrently.
 type Stream struct {
-	rdb    redis.UniversalClient
-	name   string
-	cfg    Config
-	keys   engine.Keys
-	single combiner
+	rdb      redis.UniversalClient
+	name     string
+	cfg      Config
+	keys     engine.Keys
+	late     error // why a call without a deadline ended
+	single   combiner
+	scripted combiner
 
 	mu        sync.Mutex
 	length    int64 // as last read
 	lengthAt  time.Time
 	announced time.Time // when the name was last written to the registry
+	groups    []string  // as Get or Cancel found them last; not to be changed
+	events    bool      // as Cancel found the kind last
+
+	waits   sync.Mutex
+	lookout *lookout // nil: nobody waits
 }
 
 // New returns the stream called name. It does no input or output; every fault
@@ -127,7 +140,8 @@ func New(rdb redis.UniversalClient, name string, cfg Config) (*Stream, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	return &Stream{rdb: rdb, name: name, cfg: cfg.WithDefaults(), keys: engine.NewKeys(name)}, nil
+	cfg = cfg.WithDefaults()
+	return &Stream{rdb: rdb, name: name, cfg: cfg, keys: engine.NewKeys(name), late: lateness(cfg.PublishTimeout), scripted: combiner{scripts: true}}, nil
 }
 
 // CheckClient says why a client cannot be used, with ErrUnsupportedClient, or nil.
@@ -161,16 +175,24 @@ func (s *Stream) Kind() Kind { return s.cfg.Kind }
 // Codec of the stream's payloads.
 func (s *Stream) Codec() Codec { return s.cfg.Codec }
 
+// MaxPayload is the size in bytes above which it refuses a payload.
+func (s *Stream) MaxPayload() int { return s.cfg.MaxPayload }
+
 // deadline gives ctx one when it has none.
 func (s *Stream) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	return withDeadline(ctx, s.cfg.PublishTimeout)
+	return withDeadline(ctx, s.cfg.PublishTimeout, s.late)
 }
 
-func withDeadline(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+func withDeadline(ctx context.Context, timeout time.Duration, late error) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer from redis within %s (PublishTimeout)", timeout))
+	return context.WithTimeoutCause(ctx, timeout, late)
+}
+
+// lateness says why a call with that timeout ended.
+func lateness(timeout time.Duration) error {
+	return fmt.Errorf("no answer from redis within %s (PublishTimeout)", timeout)
 }
 
 // CreateOptions of Create.
@@ -201,6 +223,9 @@ func (s *Stream) Create(ctx context.Context, opt CreateOptions) (Description, er
 	}
 	if opened.Refusal != "" {
 		return Description{}, s.Refused(opened)
+	}
+	if err := s.DeclareRetention(ctx, Kind(opened.Kind)); err != nil {
+		return Description{}, err
 	}
 	if err := s.Announce(ctx); err != nil {
 		return Description{}, err
@@ -252,7 +277,7 @@ func (s *Stream) Announce(ctx context.Context) error {
 // Names returns the streams in the registry, sorted: those that had a worker
 // or a deferred job. It takes at most DefaultPublishTimeout when ctx has no deadline.
 func Names(ctx context.Context, rdb redis.UniversalClient) ([]string, error) {
-	ctx, cancel := withDeadline(ctx, DefaultPublishTimeout)
+	ctx, cancel := withDeadline(ctx, DefaultPublishTimeout, lateness(DefaultPublishTimeout))
 	defer cancel()
 	names, err := rdb.SMembers(ctx, engine.RegistryKey).Result()
 	if err != nil {

@@ -105,9 +105,9 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	add(runs, a.devCommand(), a.workerCommand(), a.schedulerCommand(), a.checkCommand())
-	add(feeds, a.publishCommand())
-	add(repairs, a.deadCommand(), a.streamCommand())
-	add(looks, a.configCommand(), a.versionCommand())
+	add(feeds, a.publishCommand(), a.jobCommand())
+	add(repairs, a.deadCommand(), a.streamCommand(), a.switchCommand(), a.scheduleCommand())
+	add(looks, a.benchCommand(), a.configCommand(), a.versionCommand())
 	root.SetHelpCommand(helpCommand())
 	root.SetHelpCommandGroupID(looks)
 	root.SetCompletionCommandGroupID(looks)

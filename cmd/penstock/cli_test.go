@@ -74,6 +74,10 @@ var unstable = []struct {
 	{regexp.MustCompile(`\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[0-9.]*(Z|[+-]\d\d:\d\d)`), "TIME"},
 	{regexp.MustCompile(`\b(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d\b`), "CLOCK"},
 	{regexp.MustCompile(`\bin (5m|4m5\ds)\b`), "in 5m"},
+	{regexp.MustCompile(`:now:\S+-[0-9a-f]{6}`), ":now:NEW"},
+	{regexp.MustCompile(`\bin \d{3,}d( \d+h)?`), "in DAYS"},
+	{regexp.MustCompile(`in DAYS {2,}`), "in DAYS  "}, // columns are as wide as the days and hours are long
+	{regexp.MustCompile(`NEXT +`), "NEXT  "},
 	{regexp.MustCompile(`(Redis|Valkey) \d[\d.]*`), "SERVER"},
 	{regexp.MustCompile(`answers in [\d.]+(ms|s)`), "answers in TOOK"},
 	{regexp.MustCompile(`\b\d+ streams? in the registry`), "N streams in the registry"},
@@ -125,6 +129,16 @@ func TestPublishGolden(t *testing.T) {
 	s.run(env, "", "publish", name, "order.paid", "@"+file, "--id", "file")
 	s.run(env, "", "publish", name, "order.paid", "--id", "file")
 	s.run(env, "", "publish", name, "order.paid", "--json", "--id", "paid-7")
+	s.run(env, "", "publish", name, "index", "1", "--id", "first", "--unique", "page-7", "--delay", "5m")
+	s.run(env, "", "publish", name, "index", "2", "--unique", "page-7")
+	s.run(env, "", "publish", name, "index", "3", "--unique", "page-7", "--on-conflict", "replace", "--delay", "1h")
+	s.run(env, "", "publish", name, "index", "4", "--unique", "page-7", "--on-conflict", "coalesce", "--json")
+	s.run(env, "", "publish", name, "index", "5", "--id", "hourly", "--unique-by-data", "--unique-until", "1h")
+	s.run(env, "", "publish", name, "index", "5", "--unique-by-data", "--unique-until", "started")
+	s.run(env, "", "publish", name, "index", "--unique-until", "done")
+	s.run(env, "", "publish", name, "index", "--unique", "", "--unique-until", "soon", "--max-tries", "0")
+	s.run(env, "", "publish", name, "index", "--unique", "a b")
+	s.run(env, "", "publish", name, "index", "--unique", "k", "--on-conflict", "fight")
 	s.run(env, "", "publish", name, "order.paid", "--json")
 	s.run(env, "", "publish", name)
 	s.run(env, "", "publish", name, "t", "@/nowhere/file")
@@ -200,6 +214,8 @@ not json
 	s.run(s.env, "", "publish", name, "b", "--ndjson")
 	s.run(s.env, "", "publish", name, "b", "c", "--ndjson")
 	s.run(s.env, "", "publish", name, "b", "--ndjson", "--id", "x")
+	s.run(s.env, "", "publish", name, "b", "--ndjson", "--unique", "x")
+	s.run(s.env, "{\"unique\":\"k\"}\n{\"unique\":\"k\"}\n{}\n", "publish", name, "b", "--ndjson", "--unique-until", "1h")
 	s.run(s.env, "", "publish", name, "b", "--ndjson", "@/nowhere/file")
 	s.run(s.env, "{}\n{}\n", "publish", name, "b", "--ndjson", "--redis", "redis://127.0.0.1:1?max_retries=-1", "--timeout", "3s")
 	s.golden("publish_lines")
@@ -252,7 +268,7 @@ func TestDefaultsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range list {
-		if s.Name != "PENSTOCK_MAX_PAYLOAD" && s.Value != "" && s.Value != s.Default {
+		if s.Default != "1 MiB" && s.Value != "" && s.Value != s.Default {
 			t.Errorf("%s is %s, and its comment says %s", s.Name, s.Value, s.Default)
 		}
 	}
@@ -349,7 +365,7 @@ func TestHelpGolden(t *testing.T) {
 
 	s := newTranscript(t)
 	s.run(variables{}, "", "--help")
-	for _, name := range []string{"publish", "config", "check", "scheduler", "version"} {
+	for _, name := range []string{"publish", "config", "check", "scheduler", "bench", "version"} {
 		s.run(variables{}, "", name, "--help")
 	}
 	s.golden("help")

@@ -161,6 +161,9 @@ func written(v reflect.Value, off bool) string {
 		if off && x == stream.None {
 			return "off"
 		}
+		if x == 0 {
+			return "" // what has a default has it by now
+		}
 		return trimUnits(x.String())
 	case float64:
 		if off && x < 0 {

@@ -158,13 +158,16 @@ func (a *app) sweepFor(ctx context.Context, g *stream.Group, s *sweep, what stri
 	finish()
 	if err != nil {
 		if a.json {
-			if e := a.printJSON(sweepJSON{Sweep: done, Missing: would.Missing, Stopped: true}); e != nil {
+			if e := a.printJSON(sweepJSON{Sweep: done, Missing: would.Missing, Stopped: !errors.Is(err, stream.ErrLocked)}); e != nil {
 				return e
 			}
 		}
 		sofar := fmt.Sprintf("%s %s of %s", s.past, count(done.Moved), plural(would.Matched, "dead letter"))
 		if ctx.Err() != nil {
 			return fmt.Errorf("stopped: %s; the others are as they were", sofar)
+		}
+		if errors.Is(err, stream.ErrLocked) {
+			return fmt.Errorf("%s; the others stay: %w", sofar, err)
 		}
 		return fmt.Errorf("%s, then: %w", sofar, err)
 	}

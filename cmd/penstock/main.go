@@ -6,15 +6,21 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
+	_ "time/tzdata" // schedules have time zones, and an image from scratch has none
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/penstock-go/penstock/cmd/penstock/heap"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
+	floor := heap.Floor(os.LookupEnv)
+	defer runtime.KeepAlive(floor)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, end := context.WithCancel(ctx)

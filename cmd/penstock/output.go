@@ -11,12 +11,23 @@ import (
 	"unicode/utf8"
 
 	"github.com/mattn/go-isatty"
+	"golang.org/x/term"
 )
 
 // terminal reports whether what is written to w (or read from it) goes to a person's terminal.
 func terminal(w any) bool {
 	f, ok := w.(interface{ Fd() uintptr }) // *os.File, outlet
 	return ok && (isatty.IsTerminal(f.Fd()) || isatty.IsCygwinTerminal(f.Fd()))
+}
+
+// width is how many characters a line may have: those of the terminal, or a hundred where there is none.
+func (a *app) width() int {
+	if f, ok := a.out.(interface{ Fd() uintptr }); ok && terminal(a.out) {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width >= 20 { //nolint:gosec // a descriptor
+			return width
+		}
+	}
+	return 100
 }
 
 // interactive reports whether a person is there who can be asked.

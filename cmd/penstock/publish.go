@@ -18,6 +18,8 @@ import (
 // publishFlags are the options of a job, and with NDJSON of every job whose line has none of its own.
 type publishFlags struct {
 	id, at, expires, timeout string
+	unique, until, conflict  string
+	byData                   bool
 	delay                    time.Duration
 	maxTries                 int
 	header                   []string
@@ -33,14 +35,17 @@ func (a *app) publishCommand() *cobra.Command {
 as it is, byte by byte; without any it is empty.
 
 With --ndjson each line of standard input, or of @FILE, is a job: a JSON object with the keys
-type, data, id, delay, at, expires, max_tries, timeout and header, of which none must be there:
-TYPE and the flags hold for lines without the key. A line that can't be published is reported
+type, data, id, unique, delay, at, expires, max_tries, timeout and header, of which none must be
+there: TYPE and the flags hold for lines without the key. A line that can't be published is reported
 by its number, and the others are published all the same; the exit status is then 1.
 
 A job with an ID is stored once while it lives: publishing it again stores nothing, tells how
-the first one stands, and is no failure.`,
+the first one stands, and is no failure. The same goes for a unique key, which any job of the
+stream may have: it is free again when its job is done, or as --unique-until says. What is
+published meanwhile can also replace a scheduled job, or run once more behind it (coalesce).`,
 		Example: `  penstock publish orders order.paid '{"order":7}'
   penstock publish orders order.paid '{"order":7}' --id paid-7 --delay 5m
+  penstock publish search index '{"page":7}' --unique page-7 --on-conflict coalesce
   penstock publish images resize @photo.jpg --header width=800 --expires 1h
   jq -c '{type:"user.import", id:"user-\(.id)", data:.}' users.json | penstock publish users --ndjson`,
 		Args: args(func(cmd *cobra.Command, list []string) error {
@@ -66,6 +71,10 @@ the first one stands, and is no failure.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.id, "id", "", "`ID` of the job: it is stored once while it lives")
+	flags.StringVar(&f.unique, "unique", "", "`KEY` that only one job at a time has")
+	flags.BoolVar(&f.byData, "unique-by-data", false, "only one job of this type and data at a time")
+	flags.StringVar(&f.until, "unique-until", "", "when the key is free again: done, started, or after a `DURATION` (default: done)")
+	flags.StringVar(&f.conflict, "on-conflict", "", "`WHAT` happens when another job has the key: keep, replace or coalesce (default: keep)")
 	flags.DurationVar(&f.delay, "delay", 0, "run it after so long, as in 5m")
 	flags.StringVar(&f.at, "at", "", "run it at this `TIME`, as in 2006-01-02T15:04:05Z")
 	flags.StringVar(&f.expires, "expires", "", "dead-letter it when it has not started by this `TIME`, or after so long")
@@ -94,6 +103,9 @@ func (f *publishFlags) job(set *pflag.FlagSet, now time.Time) (stream.Job, error
 	check("job-timeout", err)
 	job.Header, err = parseHeader(f.header)
 	check("header", err)
+	job.Unique = stream.Unique{Key: f.unique, ByData: f.byData, OnConflict: stream.OnConflict(f.conflict)}
+	job.Unique.Until, job.Unique.For, err = parseUntil(f.until)
+	check("unique-until", err)
 	if set.Changed("delay") && f.delay <= 0 {
 		check("delay", errors.New("must be positive"))
 	}
@@ -105,6 +117,14 @@ func (f *publishFlags) job(set *pflag.FlagSet, now time.Time) (stream.Job, error
 	} else if set.Changed("id") && f.id == "" {
 		check("id", errors.New("is empty"))
 	}
+	switch { // with NDJSON the key may be in the lines
+	case set.Changed("unique") && f.ndjson:
+		check("unique", errors.New("is of one job: with --ndjson, write it into each line"))
+	case set.Changed("unique") && f.unique == "":
+		check("unique", errors.New("is empty"))
+	case f.unique == "" && !f.byData && !f.ndjson && f.until+f.conflict != "":
+		check("unique", errors.New("KEY or --unique-by-data is missing: which key?"))
+	}
 	if f.delay > 0 && f.at != "" {
 		check("delay", errors.New("and --at are both given: give one"))
 	}
@@ -112,6 +132,18 @@ func (f *publishFlags) job(set *pflag.FlagSet, now time.Time) (stream.Job, error
 		return job, usageError{oneLine(errs)}
 	}
 	return job, nil
+}
+
+// parseUntil reads when a unique key is free again.
+func parseUntil(s string) (stream.Until, time.Duration, error) {
+	if s == "" || s == string(stream.UntilDone) || s == string(stream.UntilStarted) {
+		return stream.Until(s), 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return "", 0, fmt.Errorf("%q must be done, started, or a duration such as 10m", s)
+	}
+	return "", d, nil
 }
 
 // oneLine joins errors to one sentence, or to nil.
@@ -270,6 +302,10 @@ func (a *app) publishOne(ctx context.Context, list []string, job stream.Job) err
 func (a *app) receipt(r stream.Receipt, now time.Time) string {
 	id := safe(r.ID)
 	switch {
+	case r.Updated && !r.Due.IsZero():
+		return fmt.Sprintf("%s  %s  stands as %s, due %s", id, a.color(green, "updated"), r.State, ago(r.Due, now))
+	case r.Updated:
+		return fmt.Sprintf("%s  %s  stands as %s", id, a.color(green, "updated"), r.State)
 	case r.Duplicate && !r.Due.IsZero():
 		return fmt.Sprintf("%s  %s  stands as %s, due %s", id, a.color(yellow, "duplicate"), r.State, ago(r.Due, now))
 	case r.Duplicate:

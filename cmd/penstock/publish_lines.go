@@ -31,6 +31,7 @@ type jobLine struct {
 	Type     string            `json:"type"`
 	Data     json.RawMessage   `json:"data"`
 	ID       string            `json:"id"`
+	Unique   string            `json:"unique"`
 	Delay    string            `json:"delay"`
 	At       string            `json:"at"`
 	Expires  string            `json:"expires"`
@@ -71,6 +72,11 @@ func parseLine(line []byte, base stream.Job, now time.Time) (stream.Job, error) 
 	}
 	if job.ID = l.ID; l.Data != nil {
 		job.Data = []byte(l.Data)
+	}
+	if l.Unique != "" {
+		job.Unique.Key, job.Unique.ByData = l.Unique, false
+	} else if !job.Unique.ByData {
+		job.Unique = stream.Unique{}
 	}
 	var errs []error
 	check := func(key string, err error) {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
 	"github.com/penstock-go/penstock/stream"
 )
@@ -159,5 +161,27 @@ func TestSecondSignalOfAProgram(t *testing.T) {
 	}
 	if d := c.depths(s, "default"); d.Active+d.Dead != 0 {
 		t.Errorf("after the end: %+v, want the job back", d)
+	}
+}
+
+// Ctrl-C ends a run, says what was measured, and leaves no key.
+func TestBenchIsInterrupted(t *testing.T) {
+	t.Parallel()
+	server := redistest.Server(t)
+	rdb := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
+	c := newCLI(t)
+	cmd, out := c.program("bench", "--redis", server.URL(), "memory", "latency", "idle", "--duration", "300ms", "--pairs", "2")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	redistest.Wait(t, "the run is at work", func() bool { return rdb.DBSize(t.Context()).Val() > 2 })
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if status := ends(t, cmd); status != exitFailed || !strings.Contains(out.String(), "penstock: stopped before all was measured\n") {
+		t.Errorf("exit status %d: %s", status, out.String())
+	}
+	if keys := rdb.Keys(t.Context(), "*").Val(); len(keys) > 0 {
+		t.Errorf("it leaves %q", keys)
 	}
 }

@@ -8,23 +8,24 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/penstock-go/penstock/stream"
 )
 
 func (a *app) streamCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "stream ls|show|create",
+		Use:   "stream ls|show|create|set",
 		Short: "List, show and declare streams",
 		Long: `List, show and declare streams.
 
 A queue has one group of workers, and an entry is deleted as it completes. An
 events stream has any number of groups, and each gets every entry.`,
-		Example: "  penstock stream show orders\n  penstock stream create audit --kind events",
+		Example: "  penstock stream show orders\n  penstock stream create audit --kind events\n  penstock stream set audit --retention 24h",
 		Args:    args(cobra.NoArgs),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.streamLsCommand(), a.streamShowCommand(), a.streamCreateCommand())
+	cmd.AddCommand(a.streamLsCommand(), a.streamShowCommand(), a.streamCreateCommand(), a.streamSetCommand())
 	return cmd
 }
 
@@ -206,12 +207,100 @@ func describeStream(d stream.Description) string {
 	if d.Bytes > 0 {
 		parts = append(parts, size(d.Bytes))
 	}
+	if kept := keptText(d.Retention); kept != "" {
+		parts = append(parts, kept)
+	}
 	return strings.Join(parts, ", ")
+}
+
+// keptText is what a stream keeps that all its groups are done with.
+func keptText(r stream.Retention) string {
+	switch {
+	case r.Age > 0 && r.Length > 0:
+		return fmt.Sprintf("kept for %s, at most %s entries", short(r.Age), count(r.Length))
+	case r.Age > 0:
+		return "kept for " + short(r.Age)
+	case r.Length > 0:
+		return fmt.Sprintf("the last %s entries kept", count(r.Length))
+	}
+	return ""
+}
+
+// retentionFlags are --retention and --retention-length.
+type retentionFlags struct {
+	age    string
+	length int64
+}
+
+func (f *retentionFlags) register(flags *pflag.FlagSet) {
+	flags.StringVar(&f.age, "retention", "", "how long an events stream keeps what all its groups are done with, a `DURATION` or off")
+	flags.Int64Var(&f.length, "retention-length", 0, "how many such entries it keeps, the latest `N`")
+}
+
+func (f *retentionFlags) parse() (stream.Retention, error) {
+	r := stream.Retention{Length: f.length}
+	if f.age != "" {
+		d, err := parseTimeout(f.age)
+		if err != nil {
+			return r, usagef("--retention %s", err)
+		}
+		r.Age = d
+	}
+	switch {
+	case f.length < 0:
+		return r, usagef("--retention-length must be at least 1")
+	case r.Age == stream.None && r.Length > 0:
+		return r, usagef("--retention off goes with no --retention-length")
+	}
+	return r, nil
+}
+
+func (a *app) streamSetCommand() *cobra.Command {
+	var retention retentionFlags
+	cmd := &cobra.Command{
+		Use:   "set STREAM --retention DURATION|off",
+		Short: "Say how long an events stream keeps what is done",
+		Long: `Say how long an events stream keeps entries that all its groups are done with, for
+a group that is set back to replay them, or that comes later. Schedulers delete what
+is older than --retention or lies before the last --retention-length entries; a minute
+after it was published at the earliest. What a group has not acknowledged stays. What is
+said here takes the place of what was said before; off keeps nothing that is done.
+
+A worker whose PENSTOCK_RETENTION_AGE or PENSTOCK_RETENTION_LENGTH is set says it anew
+each time it starts.`,
+		Example: "  penstock stream set audit --retention 24h\n  penstock stream set audit --retention 168h --retention-length 1000000\n  penstock stream set audit --retention off",
+		Args:    args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, list []string) error {
+			r, err := retention.parse()
+			if err != nil {
+				return err
+			}
+			if r.IsZero() {
+				return usagef("say what it keeps: --retention, --retention-length or both")
+			}
+			return a.withStream(cmd.Context(), list[0], stream.Config{}, func(ctx context.Context, s *stream.Stream) error {
+				if err := s.SetRetention(ctx, r); err != nil {
+					return err
+				}
+				d, err := s.Describe(ctx)
+				switch {
+				case err != nil:
+					return err
+				case a.json:
+					return a.printJSON(d)
+				}
+				return a.printf("%s  %s\n", a.color(bold, s.Name()), describeStream(d))
+			})
+		},
+	}
+	retention.register(cmd.Flags())
+	return cmd
 }
 
 func (a *app) streamCreateCommand() *cobra.Command {
 	var kind string
 	var force bool
+	var retention retentionFlags
 	cmd := &cobra.Command{
 		Use:   "create STREAM --kind queue|events",
 		Short: "Declare what a stream is",
@@ -229,13 +318,21 @@ that program's groups would lose them. A kind can't be changed later.`,
 			if k == stream.KindAny {
 				return usagef("say what it is: --kind queue or --kind events")
 			}
-			return a.withStream(cmd.Context(), list[0], stream.Config{Kind: k}, func(ctx context.Context, s *stream.Stream) error {
+			r, err := retention.parse()
+			if err == nil && k == stream.KindQueue && !r.IsZero() {
+				err = usagef("--retention is for events streams: the entries of a queue go as they complete")
+			}
+			if err != nil {
+				return err
+			}
+			return a.withStream(cmd.Context(), list[0], stream.Config{Kind: k, Retention: r}, func(ctx context.Context, s *stream.Stream) error {
 				return a.createStream(ctx, s, force)
 			})
 		},
 	}
 	cmd.Flags().StringVar(&kind, "kind", "", "`KIND` of the stream: queue or events")
 	cmd.Flags().BoolVar(&force, "force", false, "take over a stream with groups that Penstock did not make")
+	retention.register(cmd.Flags())
 	return cmd
 }
 

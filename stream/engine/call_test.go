@@ -91,6 +91,8 @@ func TestReadStored(t *testing.T) {
 		"other's":        {[]any{int64(1), "orders 5-0 other"}, engine.Stored{Duplicate: true, Where: "orders 5-0 other"}},
 		"ours":           {[]any{int64(1), "orders 5-0 mine"}, engine.Stored{Entry: "5-0"}},
 		"ours, deferred": {[]any{int64(1), "scheduled 1000 mine"}, engine.Stored{Deferred: true, Due: 1000}},
+		"gone":           {[]any{int64(3), "orders 5-0 other"}, engine.Stored{Duplicate: true, Gone: true, Where: "orders 5-0 other"}},
+		"ours, gone":     {[]any{int64(3), "orders 5-0 mine"}, engine.Stored{Entry: "5-0"}},
 		"moved on":       {[]any{int64(1), "redelivery 5-0"}, engine.Stored{Duplicate: true, Where: "redelivery 5-0"}},
 		"finished":       {[]any{int64(1), "completed"}, engine.Stored{Duplicate: true, Where: "completed"}},
 		"full":           {[]any{int64(2), "7"}, engine.Stored{Full: true, Where: "7"}},

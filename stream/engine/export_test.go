@@ -8,10 +8,11 @@ var (
 	OpenCall    = openCall
 )
 
-// Name and Source of a script.
-func (s *Script) Name() string { return s.name }
+// Sources of the scripts, as they are embedded.
+var Sources = sources
 
-func (s *Script) Source() string { return s.source }
+// Load reads a script.
+func Load(name string) *Script { return load(name) }
 
 // KnownOpt reports whether this build knows an opts key.
 func KnownOpt(key string) bool { return knownOpts[key] }

@@ -22,7 +22,7 @@ func TestCheckName(t *testing.T) {
 		"{": "braces", "}": "braces", "{}": "braces", "{}a": "braces", "a}b{": "braces", "{a}{b}": "braces", "{a}}": "braces", "{{a}": "braces", "a{": "braces",
 		"{a}": "stream \"a\"", "{a}:config": "own", "{a}:ids": "own", "{a}:scheduled": "own", "{a}:scheduled:jobs": "own", "{a}:g:g:dead": "own",
 		"{a}:g": "own", "{a}:job": "own", "{a}:unique": "own", "{a}:sweep": "own", "{a}:g:x": "own", "{a}:next:x": "own", "{a}b:c:job": "own",
-		"{a}:job:7": "own", "{a}b:config": "own", "{a}:b:next": "own", "{a}:workers": "own",
+		"{a}:job:7": "own", "{a}b:config": "own", "{a}:b:next": "own", "{a}:workers": "own", "{a}:upkeep": "own",
 	} {
 		if err := engine.CheckName(name); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q: %v, want an error saying %q", name, err, says)

@@ -68,7 +68,37 @@ func (w *world) read(key string) engine.Held {
 // dead makes a dead letter and returns its entry.
 func (w *world) dead(id string) string {
 	w.t.Helper()
-	return w.run(engine.DeadCall(w.held(id), w.g, id, entry(id), "{}")).(string)
+	return w.run(engine.DeadCall(w.held(id), w.g, id, entry(id), "{}", engine.Lock{})).(string)
+}
+
+// deletedByHand deletes a job that its worker gave back, and returns the call that asks if its ID is free.
+func (w *world) deletedByHand(id string) engine.Call {
+	w.t.Helper()
+	w.run(engine.ReleaseCall(w.held(id), w.g, id, entry(id)))
+	c := engine.FreeCall(w.Keys, id, w.where(id), []string{"g"})
+	w.rdb.Del(w.t.Context(), w.g.Redelivery)
+	return c
+}
+
+// trimmed deletes a job from the stream, where it was published unless it is there, and returns the call that asks if its ID is free.
+func (w *world) trimmed(id string) engine.Call {
+	w.t.Helper()
+	if w.where(id) == "" {
+		w.run(engine.PublishCall(w.Keys, id, "n", 0, entry(id)))
+	}
+	w.rdb.XTrimMaxLen(w.t.Context(), w.Stream, 0)
+	return engine.FreeCall(w.Keys, id, w.where(id), nil)
+}
+
+// missed writes down that the job was missed that long ago.
+func (w *world) missed(id string, ago time.Duration) {
+	w.t.Helper()
+	w.rdb.Set(w.t.Context(), w.Job(id), fmt.Sprint("missed ", time.Now().Add(-ago).UnixMilli(), " ", w.where(id)), time.Hour)
+}
+
+// cancel is the call that cancels a job, by a caller who knows the group.
+func (w *world) cancel(id string) engine.Call {
+	return engine.CancelCall(w.Keys, id, "", false, "", time.Hour, "k", []string{"g"})
 }
 
 func (w *world) schedule(id string, delay time.Duration) {
@@ -79,6 +109,21 @@ func (w *world) schedule(id string, delay time.Duration) {
 func (w *world) due(id string) {
 	w.t.Helper()
 	w.run(engine.ScheduleCall(w.Keys, id, "n", 0, 0, time.UnixMilli(1000), entry(id)))
+}
+
+// report says of a held job that it is half done, as the version of its first run with that number, and adds lines to its log.
+func (w *world) report(h engine.Held, id string, version int64, lines ...string) engine.Call {
+	r := engine.Report{
+		Entry: h.Entry, ID: id, Age: 1000, Fence: 1 << 32, Run: "r1", Keep: time.Hour, Version: version,
+		Said: engine.Said{Age: 1000, Fence: 1 << 32, Attempt: 1, At: 5, Fraction: 0.5, Note: "half of it"}, First: 1, Lines: lines,
+	}
+	return engine.ReportCall(h, w.g, r)
+}
+
+// reschedule moves a job whose opts are those of entry, to now when the delay is 0.
+func (w *world) reschedule(slot engine.Slot, id string, delay time.Duration) engine.Call {
+	o := engine.Opts{ID: id}
+	return engine.RescheduleCall(slot, id, o.String(), o, delay, time.Time{})
 }
 
 // jobs counts the places where jobs are.
@@ -100,7 +145,7 @@ func (w *world) snapshot() string {
 	ctx := context.WithoutCancel(w.t.Context())
 	text := ""
 	for _, key := range []string{
-		w.Stream, w.Config, w.IDs, w.Scheduled, w.ScheduledJobs, w.Job("x"),
+		w.Stream, w.Config, w.IDs, w.Scheduled, w.ScheduledJobs, w.Job("x"), w.Unique("k"), w.Next, w.g.Report("x"), w.Once("x"), w.g.Marks, w.Ticks,
 		w.g.Redelivery, w.g.Suspects, w.g.Retrying, w.g.RetryingJobs, w.g.Dead,
 	} {
 		text += fmt.Sprintf("%s %q\n", key, w.rdb.Dump(ctx, key).Val())

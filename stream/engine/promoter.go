@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -13,10 +14,13 @@ import (
 
 const (
 	promoteBatch   = 500
-	promoteRefresh = 15 * time.Second // how long a lost wake-up can cost, and how often slots are asked for again
+	promoteRefresh = 15 * time.Second // how long a lost wake-up can cost
+	listRefresh    = time.Minute      // between two questions for the slots there are
 	promoteTimeout = 10 * time.Second
-	promotePause   = 3 * time.Second // the longest before a set that failed is tried again
-	strangerPause  = time.Second     // between two refreshes for sets nobody listed: they may be of another database
+	promotePause   = 3 * time.Second         // the longest before a set that failed is tried again
+	strangerPause  = time.Second             // between two refreshes for sets nobody listed: they may be of another database
+	searchPause    = 20 * time.Millisecond   // between two steps through the bodies of a set that find nothing: they cost Redis up to a millisecond
+	dozes          = 1100 * time.Microsecond // the end of a wait, for which timers are too coarse
 )
 
 // Promoter moves jobs whose time has come. It sleeps until the next due time
@@ -24,14 +28,16 @@ const (
 // channel is down does it poll. Any number may run at once.
 type Promoter struct {
 	Client redis.UniversalClient
-	// Slots is asked again every 15 s, and when a wake-up names an unknown set. It must give up with its context. With an error
+	// Slots is asked again every minute, and when a wake-up names an unknown set. It must give up with its context. With an error
 	// it may return what it found all the same: that is promoted, and it is asked again soon.
 	Slots  func(context.Context) ([]Slot, error)
 	Known  func(set string) bool // whether a wake-up for a set nobody listed may be ours; nil: every one may
 	Poll   time.Duration
 	Logger *slog.Logger
+	Said   func(text string) // what else the wake-up channel says; nil: nobody listens
+	Missed func()            // it may have said something that was not heard: called when it is up, and while it is down at every poll
 
-	silence time.Duration // wakeSilence, but for tests
+	silence time.Duration // of its listener, but for tests
 	moved   atomic.Int64
 }
 
@@ -40,12 +46,23 @@ func (p *Promoter) Moved() int64 { return p.moved.Load() }
 
 // Empty promotes what is due now in one set.
 func (p *Promoter) Empty(ctx context.Context, slot Slot) error {
+	var s search
 	for {
-		if next, err := p.promote(ctx, slot); err != nil || next > 0 {
+		next, _, err := p.promote(ctx, slot, &s)
+		if err != nil || next > 0 && !s.under() {
 			return err
 		}
 	}
 }
+
+// search is one through the bodies of a set for jobs that somebody took out of it by hand.
+type search struct {
+	cursor string // where it goes on
+	back   int64  // jobs that it has put back
+}
+
+// under reports whether the search is under way.
+func (s *search) under() bool { return s.cursor != "" && s.cursor != "0" }
 
 // watch is what a Promoter knows of one of its sets, or of the list of them.
 type watch struct {
@@ -54,6 +71,8 @@ type watch struct {
 	fails int       // tries in a row that ended so
 	bad   bool      // a person has to look
 	said  bool      // it was logged that it fails
+	empty bool      // it was, and no wake-up has named it since
+	search
 }
 
 // failing: neither polling nor a wake-up hastens the next try.
@@ -80,17 +99,23 @@ func (p *Promoter) Run(ctx context.Context) {
 	r := &promoting{Promoter: p, sets: make(map[string]*watch)}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	next := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+			doze(next)
+			time.Sleep(time.Until(next)) // where dozing does not help
 		case <-w.ping:
 		}
 		w.mu.Lock()
 		sets, all, up := w.sets, w.all, w.up
 		w.sets, w.all = make(map[string]int64), false
 		w.mu.Unlock()
+		if !up && p.Missed != nil {
+			p.Missed()
+		}
 		r.wake(sets, all)
 		r.dead = nil
 		r.refresh(ctx)
@@ -99,7 +124,9 @@ func (p *Promoter) Run(ctx context.Context) {
 			return
 		}
 		r.report()
-		timer.Reset(r.wait(up))
+		wait := r.wait(up)
+		next = time.Now().Add(wait)
+		timer.Reset(max(wait-dozes, 0))
 	}
 }
 
@@ -115,6 +142,7 @@ func (r *promoting) wake(sets map[string]int64, all bool) {
 	}
 	for name := range sets {
 		if set := r.sets[name]; set != nil {
+			set.empty = false
 			if !set.failing() {
 				set.at = now
 			}
@@ -145,14 +173,12 @@ func (r *promoting) refresh(ctx context.Context) {
 	}
 	sets := make(map[string]*watch, len(fresh))
 	for _, slot := range fresh {
-		if set := r.sets[slot.Set]; set != nil && set.failing() {
-			sets[slot.Set] = set
-		} else {
+		if sets[slot.Set] = r.sets[slot.Set]; sets[slot.Set] == nil {
 			sets[slot.Set] = &watch{at: now}
 		}
 	}
 	r.slots, r.sets = fresh, sets
-	r.list.at = now.Add(promoteRefresh)
+	r.list.at = now.Add(listRefresh)
 	r.list.heard(err, r.Poll)
 }
 
@@ -166,7 +192,11 @@ func (r *promoting) round(ctx context.Context, up bool) {
 		if time.Now().Before(set.at) && (up || set.failing()) {
 			continue
 		}
-		next, err := r.promote(ctx, slot)
+		next, empty, err := promoteRefresh, true, error(nil)
+		if !set.empty || r.filled(ctx, slot, &err) {
+			next, empty, err = r.promote(ctx, slot, &set.search)
+		}
+		set.empty = empty && err == nil
 		switch {
 		case OneSet(err):
 			r.Logger.Error("due jobs of one set cannot be promoted", "set", slot.Set, "err", err)
@@ -276,24 +306,51 @@ func Everywhere(rdb redis.UniversalClient, err error) bool {
 	return one && (class == Unreachable || class == Lost)
 }
 
-// promote moves a batch of what is due in a slot, and says in how long to look again.
-func (p *Promoter) promote(ctx context.Context, slot Slot) (time.Duration, error) {
+// filled asks whether there is anything in a slot that was empty, for less than the script costs.
+func (p *Promoter) filled(ctx context.Context, slot Slot, err *error) bool {
 	ctx, cancel := context.WithTimeout(ctx, promoteTimeout)
 	defer cancel()
-	done, err := Promote(ctx, p.Client, slot, promoteBatch)
+	n, failed := p.Client.Exists(ctx, slot.Set, slot.Bodies).Result()
+	if Classify(failed) == Denied {
+		return true // the script needs no right to EXISTS
+	}
+	if *err = failed; failed != nil {
+		*err = fmt.Errorf("look into %s: %w", slot.Set, failed)
+	}
+	return n > 0
+}
+
+// promote moves a batch of what is due in a slot, takes the search one step on, and says in how long to look again, and
+// whether nothing at all is left.
+func (p *Promoter) promote(ctx context.Context, slot Slot, s *search) (time.Duration, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, promoteTimeout)
+	defer cancel()
+	if !s.under() {
+		s.cursor = "0"
+	}
+	done, err := PromoteFrom(ctx, p.Client, slot, promoteBatch, s.cursor)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	p.moved.Add(done.Moved)
 	if done.Lost > 0 {
 		p.Logger.Error("scheduled jobs had lost their bodies and are gone", "set", slot.Set, "jobs", done.Lost)
 	}
-	switch {
-	case done.More:
-		return 0, nil
-	case done.Next == 0:
-		return promoteRefresh, nil
+	s.cursor = done.Cursor
+	if s.back += done.Back; s.back > 0 && !s.under() {
+		p.Logger.Warn("somebody took jobs out of their set by hand; they are in it again", "set", slot.Set, "jobs", s.back)
+		s.back = 0
 	}
-	ms := min(max(done.Next-done.Now, 1), promoteRefresh.Milliseconds()) // as milliseconds: a duration ends after 292 years
-	return time.Duration(ms) * time.Millisecond, nil
+	wait := promoteRefresh
+	switch {
+	case done.More, done.Back > 0 && s.under():
+		return 0, false, nil
+	case done.Next > 0:
+		us := min(max(done.Next*1000-done.micros, 1), promoteRefresh.Microseconds()) // as microseconds: a duration ends after 292 years
+		wait = time.Duration(us) * time.Microsecond
+	}
+	if s.under() {
+		wait = min(wait, searchPause)
+	}
+	return wait, done.Next == 0 && !s.under(), nil
 }

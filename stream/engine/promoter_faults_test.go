@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -115,13 +116,13 @@ func TestPromoteKeepsTheMark(t *testing.T) {
 			t.Errorf("published again by %q: %+v, %v", nonce, s, err)
 		}
 	}
-	// what failed since is another matter: its place has no mark
+	// and it keeps it when the job has failed since, as it does in retrying and in the record
 	w.run(engine.RetryCall(w.read(w.Stream), w.g, "x", -time.Second, entry("x")))
 	if _, err := engine.Promote(t.Context(), rdb, engine.RetryingSlot(w.g), 10); err != nil {
 		t.Fatal(err)
 	}
-	if where := w.where("x"); !strings.HasPrefix(where, "redelivery ") || strings.Count(where, " ") != 1 {
-		t.Errorf("x is at %q", where)
+	if place, _, mark := engine.SplitWhere(w.where("x")); place != "redelivery" || mark != "n" {
+		t.Errorf("x is at %q, want the mark of its publisher", w.where("x"))
 	}
 }
 
@@ -317,4 +318,47 @@ func TestPromoterSilence(t *testing.T) {
 	quiet(t, direct, "it sleeps again")
 	w.schedule("y", time.Millisecond)
 	redistest.Wait(t, "it is woken", func() bool { return direct.XLen(t.Context(), "orders").Val() == 2 })
+}
+
+// TestPromoterEmpty: a set that was empty is looked at by one cheap command, and what comes into it unannounced is found;
+// so it is for a user who has no right to that command.
+func TestPromoterEmpty(t *testing.T) {
+	t.Parallel()
+	for _, rights := range []string{"+@all", "+@all -exists"} {
+		t.Run(rights, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Server(t)
+			admin := redistest.Connect(t, &redis.Options{Addr: server.Addr()})
+			args := []any{"ACL", "SETUSER", "deaf", "on", ">secret", "~*", "resetchannels"}
+			for _, right := range strings.Fields(rights) {
+				args = append(args, right)
+			}
+			if err := admin.Do(t.Context(), args...).Err(); err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, admin, "orders")
+			log := &lines{}
+			promoter(t, w, redistest.Connect(t, &redis.Options{Addr: server.Addr(), Username: "deaf", Password: "secret"}), log, 10*time.Millisecond)
+			calls := func(name string) int {
+				_, after, _ := strings.Cut(admin.Info(t.Context(), "commandstats").Val(), "cmdstat_"+name+":")
+				_, after, _ = strings.Cut(after, "calls=")
+				text, _, _ := strings.Cut(after, ",")
+				n, _ := strconv.Atoi(text)
+				return n
+			}
+			looks, other := "exists", "zcard"
+			if rights != "+@all" {
+				looks, other = other, looks
+			}
+			redistest.Wait(t, "it has looked", func() bool { return calls(looks) > 10 })
+			if n := calls(other); n > 4 {
+				t.Errorf("%d times %s", n, other)
+			}
+			w.schedule("due", 0)
+			redistest.Wait(t, "it came out", func() bool { return admin.XLen(t.Context(), w.Stream).Val() == 1 })
+			if n := log.count("cannot be promoted"); n != 0 {
+				t.Errorf("the log: %s", log.text.String())
+			}
+		})
+	}
 }

@@ -7,8 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,13 +22,64 @@ var sources embed.FS
 // Script is a Lua script that is one transition.
 type Script struct{ name, source, sha string }
 
+// Scripts are all there are, for those who tell what is on the wire.
+func Scripts() []*Script {
+	return []*Script{
+		publishScript, scheduleScript, promoteScript, openScript, settleScript, completeScript, retryScript, moveScript, redriveScript, purgeScript,
+		leaveScript, beatScript, sweepScript, mendScript, freeScript, getScript, uniqueScript, startScript, cancelScript, marksScript,
+		switchScript, switchesScript, resumeScript,
+		reportScript, onceScript, rescheduleScript, surveyScript, trimScript, staleScript,
+		replaceScript, tickPublishScript, tickScheduleScript, tickUniqueScript,
+	}
+}
+
+// Name of the script, and of its file.
+func (s *Script) Name() string { return s.name }
+
+// Source is the script's text as Redis gets it.
+func (s *Script) Source() string { return s.source }
+
 func load(name string) *Script {
 	b, err := sources.ReadFile("lua/" + name + ".lua")
 	if err != nil {
 		panic(err) // embedded at build time
 	}
-	sum := sha1.Sum(b)
-	return &Script{name: name, source: string(b), sha: hex.EncodeToString(sum[:])}
+	source := withPart(string(b))
+	sum := sha1.Sum([]byte(source))
+	return &Script{name: name, source: source, sha: hex.EncodeToString(sum[:])}
+}
+
+// withPart puts the file that a script's header names as its part behind the header.
+func withPart(source string) string {
+	_, line, found := strings.Cut(source, "\n-- Part: ")
+	if !found {
+		return source
+	}
+	file, _, _ := strings.Cut(line, "\n")
+	part, err := sources.ReadFile("lua/" + file)
+	if err != nil {
+		panic(err) // embedded at build time
+	}
+	return behindHeader(source, string(part))
+}
+
+// around puts another script whole into one, as its function publish.
+func around(name string, inside *Script) *Script {
+	outer := load(name)
+	source := behindHeader(outer.source, "local function publish()\n"+inside.source+"end\n")
+	sum := sha1.Sum([]byte(source))
+	return &Script{name: name, source: source, sha: hex.EncodeToString(sum[:])}
+}
+
+func behindHeader(source, text string) string {
+	header := 0
+	for line := range strings.Lines(source) {
+		if !strings.HasPrefix(line, "--") {
+			break
+		}
+		header += len(line)
+	}
+	return source[:header] + text + source[header:]
 }
 
 var (
@@ -43,6 +96,28 @@ var (
 	leaveScript    = load("leave")
 	beatScript     = load("beat")
 	sweepScript    = load("sweep")
+	mendScript     = load("mend")
+	freeScript     = load("free")
+	getScript      = load("get")
+	reportScript   = load("report")
+	onceScript     = load("once")
+	uniqueScript   = load("unique")
+	startScript    = load("start")
+	cancelScript   = load("cancel")
+	marksScript    = load("marks")
+	switchScript   = load("switch")
+	switchesScript = load("switches")
+	resumeScript   = load("resume")
+	surveyScript   = load("survey")
+	trimScript     = load("trim")
+	staleScript    = load("stale")
+
+	rescheduleScript = load("reschedule")
+	replaceScript    = load("replace")
+
+	tickPublishScript  = around("tick", publishScript)
+	tickScheduleScript = around("tick", scheduleScript)
+	tickUniqueScript   = around("tick", uniqueScript)
 )
 
 // once is a command that go-redis does not send again after a lost reply: by
@@ -73,6 +148,57 @@ func DoAt(ctx context.Context, rdb Processor, key int, args ...any) (any, error)
 		return nil, err
 	}
 	return cmd.Result()
+}
+
+// Answer is an answer as it came over the wire. Its room is used again.
+type Answer struct{ b []byte }
+
+// answerMax is the room that an Answer keeps.
+const answerMax = 1 << 20
+
+// Bytes are good until the next call that this Answer is given to.
+func (a *Answer) Bytes() []byte { return a.b }
+
+func (a *Answer) reset() {
+	if a.b = a.b[:0]; cap(a.b) > answerMax {
+		a.b = nil
+	}
+}
+
+// Write is for go-redis.
+func (a *Answer) Write(p []byte) (int, error) {
+	a.b = append(a.b, p...)
+	return len(p), nil
+}
+
+// ReadFrom is for io.CopyN, by which go-redis copies strings: without it each would pass through a buffer of its own.
+func (a *Answer) ReadFrom(r io.Reader) (int64, error) {
+	limited, ok := r.(*io.LimitedReader)
+	if !ok {
+		return 0, fmt.Errorf("cannot read an answer from a %T", r)
+	}
+	from, n := len(a.b), int(limited.N)
+	a.b = slices.Grow(a.b, n)[:from+n]
+	read, err := io.ReadFull(limited.R, a.b[from:])
+	limited.N -= int64(read)
+	return int64(read), err
+}
+
+// DoRaw is DoAt for an answer that the caller decodes, in RESP2 or RESP3 as the connection, which conn must be, has it.
+// It reports false when the server said no. go-redis has not looked into the answer then, which may have been that this is a
+// replica now, so the caller should ask again with DoAt: nothing has happened.
+func DoRaw(ctx context.Context, conn Processor, key int, answer *Answer, args ...any) (ok bool, err error) {
+	if err := checkContext(ctx); err != nil {
+		return false, err
+	}
+	answer.reset()
+	cmd := redis.NewRawWriteToCmd(ctx, answer, args...) // which go-redis does not send twice
+	cmd.SetFirstKeyPos(int8(key))                       //nolint:gosec // a small constant
+	if err := conn.Process(ctx, cmd); err != nil {
+		return false, err
+	}
+	b := answer.Bytes()
+	return len(b) > 0 && b[0] != '-' && b[0] != '!', nil
 }
 
 // ReadTime decodes the answer to TIME.

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -20,8 +21,11 @@ type scenario struct {
 	first   func(any) bool
 	twice   func(any) bool
 	delta   int64
-	oom     bool // works at maxmemory
-	moves   bool // a second run moves idle times, which is its purpose
+	oom     bool           // works at maxmemory
+	full    func(any) bool // what it answers at maxmemory, when that differs
+	waits   func(any) bool // what it answers at maxmemory, having done nothing
+	moves   bool           // a second run moves idle times, which is its purpose
+	part    bool           // it runs unlock.lua to its end
 }
 
 func is(want any) func(any) bool {
@@ -38,14 +42,50 @@ func ends(want string) func(any) bool {
 	return func(v any) bool { return strings.HasSuffix(fmt.Sprint(v), want) }
 }
 
-func promoteCall(slot engine.Slot) engine.Call {
-	return engine.PromoteCall(slot, 10)
+// end is that of a job with an ID.
+func end(h engine.Held, id string, keep time.Duration) engine.End {
+	return engine.End{Entry: h.Entry, ID: id, Indexed: true, Keep: keep}
 }
 
-var scenarios = map[string]scenario{
+func claimant(job string, fence int64, run string) engine.Claimant {
+	return engine.Claimant{Job: job, Fence: fence, Run: run}
+}
+
+func promoteCall(slot engine.Slot) engine.Call {
+	return engine.PromoteCall(slot, 10, "0")
+}
+
+var scenarios = merged(commonScenarios, uniqueScenarios, switchScenarios, upkeepScenarios, tickScenarios, replaceScenarios)
+
+func merged(all ...map[string]scenario) map[string]scenario {
+	m := make(map[string]scenario)
+	for _, some := range all {
+		maps.Copy(m, some)
+	}
+	return m
+}
+
+var commonScenarios = map[string]scenario{
 	"publish": {
 		prepare: func(w *world) engine.Call { return engine.PublishCall(w.Keys, "x", "n", 0, entry("x")) },
 		first:   starts("[0 "), twice: starts("[1 orders "), delta: 1,
+	},
+	"publish gone": {
+		prepare: func(w *world) engine.Call {
+			c := engine.PublishCall(w.Keys, "x", "n", 0, entry("x"))
+			w.run(c)
+			w.rdb.XTrimMaxLen(w.t.Context(), w.Stream, 0)
+			return c
+		},
+		first: starts("[3 orders "), twice: starts("[3 orders "), oom: true,
+	},
+	"schedule gone": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.PublishCall(w.Keys, "x", "n", 0, entry("x")))
+			w.rdb.XTrimMaxLen(w.t.Context(), w.Stream, 0)
+			return engine.ScheduleCall(w.Keys, "x", "n", 0, time.Hour, time.Time{}, entry("x"))
+		},
+		first: starts("[3 orders "), twice: starts("[3 orders "), oom: true,
 	},
 	"schedule": {
 		prepare: func(w *world) engine.Call {
@@ -57,6 +97,13 @@ var scenarios = map[string]scenario{
 		prepare: func(w *world) engine.Call { w.due("x"); return promoteCall(engine.ScheduledSlot(w.Keys)) },
 		first:   starts("[1 0 "), twice: starts("[0 0 "), oom: true,
 	},
+	"promote early": {
+		prepare: func(w *world) engine.Call {
+			w.schedule("x", time.Hour)
+			return promoteCall(engine.ScheduledSlot(w.Keys))
+		},
+		first: starts("[0 0 "), twice: starts("[0 0 "), oom: true,
+	},
 	"promote retrying": {
 		prepare: func(w *world) engine.Call {
 			w.run(engine.RetryCall(w.held("x"), w.g, "x", -time.Second, entry("x")))
@@ -64,23 +111,48 @@ var scenarios = map[string]scenario{
 		},
 		first: starts("[1 0 "), twice: starts("[0 0 "), oom: true,
 	},
+	"promote stranded": {
+		prepare: func(w *world) engine.Call {
+			w.schedule("x", time.Hour)
+			w.rdb.ZRem(w.t.Context(), w.Scheduled, "x")
+			return promoteCall(engine.ScheduledSlot(w.Keys))
+		},
+		first: ends(" 1 0]"), twice: ends(" 0 0]"), delta: 1, waits: ends(" 0 0]"),
+	},
 	"open": {
-		prepare: func(w *world) engine.Call { return engine.OpenCall(w.Keys, "g", "queue", false) },
+		prepare: func(w *world) engine.Call { return engine.OpenCall(w.Keys, "g", "queue", false, 0) },
 		first:   is("[queue 1]"), twice: is("[queue 1]"), oom: true,
 	},
 	"beat": {
 		prepare: func(w *world) engine.Call {
 			h := w.held("x")
-			return engine.BeatCall(w.Keys, w.g, "g", "me", [engine.Lanes][]string{{h.Entry}, {"7-7"}, nil})
+			return engine.BeatCall(w.Keys, w.g, "g", "me", time.Minute, 7, true, [engine.Lanes][]string{{h.Entry}, {"7-7"}, nil}, 0)
 		},
-		first: ends("[[] [7-7] []] [[] [] []]]"), twice: ends("[[] [7-7] []] [[] [] []]]"), moves: true, oom: true,
+		first: ends("[[] [] []] [[] [] []] 0 [ ] -1 1 [[] [] []] [[] [7-7] []] 0 [0 0 0] 1 0 ]"), twice: ends("[[] [] []] [[] [] []] 0 [ ] 7 1 [[] [] []] [[] [7-7] []] 0 [0 0 0] 1 0 ]"), moves: true, oom: true,
 	},
 	"sweep": {
 		prepare: func(w *world) engine.Call {
 			w.held("x")
-			return engine.SweepCall(w.Keys, w.g, "g", "sweeper", 0, time.Now().Add(time.Hour), 10)
+			return engine.SweepCall(w.Keys, w.g, "g", "sweeper", 0, 0, time.Now().Add(time.Hour), 10)
 		},
 		first: starts("[watch "), twice: starts("[watch "), moves: true, oom: true,
+	},
+	"mend": {
+		prepare: func(w *world) engine.Call {
+			w.held("x")
+			w.rdb.XGroupDelConsumer(w.t.Context(), w.Stream, "g", "me")
+			return engine.MendCall(w.Keys, w.g, "g", 0, "", 10)
+		},
+		first: is("[1 ]"), twice: is("[0 ]"), oom: true,
+	},
+	"mend redelivery": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.ReleaseCall(w.held("x"), w.g, "x", entry("x")))
+			w.read(w.g.Redelivery)
+			w.rdb.XGroupDelConsumer(w.t.Context(), w.g.Redelivery, "g", "me")
+			return engine.MendCall(w.Keys, w.g, "g", 1, "", 10)
+		},
+		first: is("[1 ]"), twice: is("[0 ]"), oom: true,
 	},
 	"settle": {
 		prepare: func(w *world) engine.Call {
@@ -91,9 +163,26 @@ var scenarios = map[string]scenario{
 	},
 	"complete": {
 		prepare: func(w *world) engine.Call {
-			return engine.CompleteCall(w.held("x"), w.IDs, w.Job("x"), "x", "completed", time.Minute)
+			h := w.held("x")
+			return engine.CompleteCall(h, w.g, "completed", end(h, "x", time.Minute))
 		},
-		first: is(1), twice: is(0), delta: -1, oom: true,
+		first: is("[[] []]"), twice: starts("[[1"), delta: -1, oom: true,
+	},
+	"complete plain": {
+		prepare: func(w *world) engine.Call {
+			w.rdb.XAdd(w.t.Context(), addArgs(w.Stream, 1))
+			h := w.read(w.Stream)
+			return engine.CompleteCall(h, w.g, "completed", engine.End{Entry: h.Entry, ID: h.Entry, Keep: time.Hour, Record: []byte("completed \n{}\nresult")})
+		},
+		first: is("[[] []]"), twice: starts("[[1"), delta: -1, oom: true, full: starts("[[] [OOM "), // it ends, and leaves nothing
+	},
+	"complete batch": {
+		prepare: func(w *world) engine.Call {
+			x, y := w.held("x"), w.held("y")
+			w.run(engine.ReleaseCall(y, w.g, "y", entry("y"))) // y's lease ran out, say
+			return engine.CompleteCall(x, w.g, "completed", end(y, "y", time.Minute), end(x, "x", time.Minute), engine.End{Entry: "7-7", ID: "7-7", Keep: time.Hour})
+		},
+		first: starts("[[1"), twice: starts("[[1"), delta: -1, oom: true,
 	},
 	"retry": {
 		prepare: func(w *world) engine.Call {
@@ -107,16 +196,243 @@ var scenarios = map[string]scenario{
 		first:   isEntry, twice: is(""), oom: true,
 	},
 	"move dead": {
-		prepare: func(w *world) engine.Call { return engine.DeadCall(w.held("x"), w.g, "x", entry("x"), "{}") },
-		first:   isEntry, twice: is(""), oom: true,
+		prepare: func(w *world) engine.Call {
+			return engine.DeadCall(w.held("x"), w.g, "x", entry("x"), "{}", engine.Lock{})
+		},
+		first: isEntry, twice: is(""), oom: true,
 	},
 	"redrive": {
-		prepare: func(w *world) engine.Call { return engine.RedriveCall(w.g, w.dead("x"), "x", entry("x")) },
-		first:   isEntry, twice: is(""), oom: true,
+		prepare: func(w *world) engine.Call {
+			return engine.RedriveCall(w.g, w.dead("x"), "x", entry("x"), engine.Opts{})
+		},
+		first: isEntry, twice: is(""), oom: true,
 	},
 	"purge": {
-		prepare: func(w *world) engine.Call { return engine.PurgeCall(w.g, []any{w.dead("x"), "x"}) },
-		first:   is(1), twice: is(0), delta: -1, oom: true,
+		prepare: func(w *world) engine.Call {
+			return engine.PurgeCall(w.g, []engine.Letter{{Entry: w.dead("x"), ID: "x"}})
+		},
+		first: is(1), twice: is(0), delta: -1, oom: true,
+	},
+	"free": {
+		prepare: func(w *world) engine.Call {
+			w.dead("x")
+			c := engine.FreeCall(w.Keys, "x", w.where("x"), []string{"g"})
+			w.rdb.Del(w.t.Context(), w.g.Dead)
+			return c
+		},
+		first: is(1), twice: is(-1), oom: true,
+	},
+	"free retrying": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.RetryCall(w.held("x"), w.g, "x", time.Hour, entry("x")))
+			c := engine.FreeCall(w.Keys, "x", w.where("x"), []string{"g"})
+			w.rdb.Del(w.t.Context(), w.g.Retrying, w.g.RetryingJobs)
+			return c
+		},
+		first: is(1), twice: is(-1), oom: true,
+	},
+	"free orders missed": {
+		prepare: func(w *world) engine.Call { return w.trimmed("x") },
+		first:   is(0), twice: is(0),
+	},
+	"free orders pending": {
+		prepare: func(w *world) engine.Call {
+			w.held("x")
+			c := w.trimmed("x")
+			w.missed("x", time.Minute)
+			return c
+		},
+		first: is(0), twice: is(0), oom: true,
+	},
+	"free orders": {
+		prepare: func(w *world) engine.Call {
+			c := w.trimmed("x")
+			w.missed("x", time.Minute)
+			return c
+		},
+		first: is(1), twice: is(-1), oom: true,
+	},
+	"free missed": {
+		prepare: func(w *world) engine.Call { return w.deletedByHand("x") },
+		first:   is(0), twice: is(0),
+	},
+	"free redelivery": {
+		prepare: func(w *world) engine.Call {
+			c := w.deletedByHand("x")
+			w.missed("x", time.Minute)
+			return c
+		},
+		first: is(1), twice: is(-1), oom: true,
+	},
+	"get": {
+		prepare: func(w *world) engine.Call {
+			w.held("x")
+			return engine.GetCall(w.Keys, "x", []string{"g"})
+		},
+		first: starts("[1"), twice: starts("[1"), oom: true, moves: true,
+	},
+	"get dead": {
+		prepare: func(w *world) engine.Call { w.dead("x"); return engine.GetCall(w.Keys, "x", []string{"g"}) },
+		first:   starts("[1"), twice: starts("[1"), oom: true,
+	},
+	"get groups": {
+		prepare: func(w *world) engine.Call { return engine.GetCall(w.Keys, "x", []string{"another"}) },
+		first:   is("[groups g]"), twice: is("[groups g]"), oom: true,
+	},
+	"cancel waiting": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.PublishCall(w.Keys, "x", "n", 0, entry("x")))
+			return w.cancel("x")
+		},
+		first: is("[done  cancelled]"), twice: is("[done cancelled cancelled]"), delta: -1, oom: true,
+	},
+	"cancel scheduled": {
+		prepare: func(w *world) engine.Call { w.schedule("x", time.Hour); return w.cancel("x") },
+		first:   is("[done cancelled cancelled]"), twice: is("[done cancelled cancelled]"), delta: -1, oom: true,
+	},
+	"cancel retrying": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.RetryCall(w.held("x"), w.g, "x", time.Hour, entry("x")))
+			return w.cancel("x")
+		},
+		first: is("[done  cancelled]"), twice: is("[done cancelled cancelled]"), delta: -1, oom: true,
+	},
+	"cancel redelivery": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.ReleaseCall(w.held("x"), w.g, "x", entry("x")))
+			return w.cancel("x")
+		},
+		first: is("[done  cancelled]"), twice: is("[done cancelled cancelled]"), delta: -1, oom: true,
+	},
+	"cancel suspects": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.SuspectCall(w.held("x"), w.g, "x", entry("x")))
+			return w.cancel("x")
+		},
+		first: is("[done  cancelled]"), twice: is("[done cancelled cancelled]"), delta: -1, oom: true,
+	},
+	"cancel active": {
+		prepare: func(w *world) engine.Call { w.held("x"); return w.cancel("x") },
+		first:   is("[done  active]"), twice: is("[done  active]"),
+	},
+	"cancel active again": {
+		prepare: func(w *world) engine.Call { w.held("x"); w.run(w.cancel("x")); return w.cancel("x") },
+		first:   is("[done  active]"), twice: is("[done  active]"), waits: is("[done  active]"), // at maxmemory it may be refused
+	},
+	"cancel dead": {
+		prepare: func(w *world) engine.Call { w.dead("x"); return w.cancel("x") },
+		first:   is("[done  dead]"), twice: is("[done  dead]"), oom: true,
+	},
+	"cancel completed": {
+		prepare: func(w *world) engine.Call {
+			h := w.held("x")
+			w.run(engine.CompleteCall(h, w.g, "completed", end(h, "x", time.Minute)))
+			return w.cancel("x")
+		},
+		first: is("[done completed completed]"), twice: is("[done completed completed]"), oom: true,
+	},
+	"cancel unknown": {
+		prepare: func(w *world) engine.Call { return w.cancel("x") },
+		first:   is("[done  ]"), twice: is("[done  ]"), oom: true,
+	},
+	"cancel groups": {
+		prepare: func(w *world) engine.Call { return engine.CancelCall(w.Keys, "x", "", true, "", time.Hour, "", nil) },
+		first:   is("[groups queue g]"), twice: is("[groups queue g]"), oom: true,
+	},
+	"marks": {
+		prepare: func(w *world) engine.Call {
+			w.held("x")
+			h := w.held("y")
+			w.run(w.cancel("x"))
+			w.run(w.cancel("y"))
+			w.run(engine.CompleteCall(h, w.g, "completed", end(h, "y", time.Minute))) // which wins
+			return engine.MarksCall(w.Keys, w.g, "g", true)
+		},
+		first: is("[x]"), twice: is("[x]"), oom: true,
+	},
+	"move marked": {
+		prepare: func(w *world) engine.Call {
+			c := engine.ReleaseCall(w.held("x"), w.g, "x", entry("x"))
+			w.run(w.cancel("x"))
+			return c
+		},
+		first: is("cancelled"), twice: is("cancelled"), oom: true,
+	},
+	"retry marked": {
+		prepare: func(w *world) engine.Call {
+			c := engine.RetryCall(w.held("x"), w.g, "x", time.Hour, entry("x"))
+			w.run(w.cancel("x"))
+			return c
+		},
+		first: is(-3), twice: is(-3), oom: true,
+	},
+	"complete cancelled": {
+		prepare: func(w *world) engine.Call {
+			h := w.held("x")
+			w.run(w.cancel("x"))
+			return engine.CompleteCall(h, w.g, "cancelled", end(h, "x", time.Minute))
+		},
+		first: is("[[] []]"), twice: starts("[[1"), delta: -1, oom: true,
+	},
+	"publish cancelled": { // the mark of a job that succeeded all the same is not for the next one of its ID
+		prepare: func(w *world) engine.Call {
+			h := w.held("x")
+			w.run(w.cancel("x"))
+			w.run(engine.SettleCall(h, []string{h.Entry}))
+			w.rdb.HDel(w.t.Context(), w.IDs, "x")
+			return engine.PublishCall(w.Keys, "x", "n", 0, entry("x"))
+		},
+		first: starts("[0 "), twice: starts("[1 orders "), delta: 1,
+	},
+	"report": {
+		prepare: func(w *world) engine.Call {
+			return w.report(w.held("x"), "x", 1, "one", "two")
+		},
+		first: is("[[] []]"), twice: is("[[] []]"), oom: true, waits: starts("[[] [[1 OOM "),
+	},
+	"report late": {
+		prepare: func(w *world) engine.Call {
+			h := w.held("x")
+			w.run(engine.ReleaseCall(h, w.g, "x", entry("x")))
+			return w.report(h, "x", 1, "one")
+		},
+		first: is("[[1] []]"), twice: is("[[1] []]"), oom: true,
+	},
+	"reschedule": {
+		prepare: func(w *world) engine.Call {
+			w.schedule("x", time.Hour)
+			return w.reschedule(engine.ScheduledSlot(w.Keys), "x", 2*time.Hour)
+		},
+		first: starts("[1 "), twice: is("[-1 ]"),
+	},
+	"reschedule retrying": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.RetryCall(w.held("x"), w.g, "x", time.Hour, entry("x")))
+			return w.reschedule(engine.RetryingSlot(w.g), "x", 0)
+		},
+		first: starts("[1 "), twice: is("[-1 ]"),
+	},
+	"reschedule gone": {
+		prepare: func(w *world) engine.Call { return w.reschedule(engine.ScheduledSlot(w.Keys), "x", 0) },
+		first:   is("[0 ]"), twice: is("[0 ]"), oom: true,
+	},
+	"once claim": {
+		prepare: func(w *world) engine.Call { return engine.ClaimCall(w.Keys, "x", claimant("a", 1, "r"), time.Minute) },
+		first:   is("[mine ]"), twice: is("[mine ]"),
+	},
+	"once done": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.ClaimCall(w.Keys, "x", claimant("a", 1, "r"), time.Minute))
+			return engine.DoneCall(w.Keys, "x", claimant("a", 1, "r"), []byte("result"), time.Minute)
+		},
+		first: is("[done ]"), twice: is("[done =result]"), oom: true,
+	},
+	"once release": {
+		prepare: func(w *world) engine.Call {
+			w.run(engine.ClaimCall(w.Keys, "x", claimant("a", 1, "r"), time.Minute))
+			return engine.UnclaimCall(w.Keys, "x", claimant("a", 1, "r"))
+		},
+		first: is("[mine ]"), twice: is("[mine ]"), oom: true,
 	},
 	"leave": {
 		prepare: func(w *world) engine.Call {
@@ -125,9 +441,9 @@ var scenarios = map[string]scenario{
 			w.run(engine.ReleaseCall(h, w.g, "y", entry("y")))
 			h = w.read(w.g.Redelivery)
 			w.run(engine.SettleCall(h, []string{h.Entry}))
-			return engine.LeaveCall([]string{w.Stream, w.g.Redelivery}, "g", "me")
+			return engine.LeaveCall(w.Keys, w.g, "g", "me", time.Time{})
 		},
-		first: is(1), twice: is(1), oom: true,
+		first: is(2), twice: is(2), oom: true,
 	},
 }
 
@@ -175,7 +491,7 @@ func TestScriptFailsWhole(t *testing.T) {
 					rdb.Del(t.Context(), key)
 					switch fault {
 					case "string":
-						rdb.Set(t.Context(), key, "x", 0)
+						rdb.Set(t.Context(), key, "another", 0) // the lock of which is somebody else's
 					case "list":
 						rdb.RPush(t.Context(), key, "x")
 					}
@@ -185,7 +501,16 @@ func TestScriptFailsWhole(t *testing.T) {
 						t.Errorf("key %d: failed with %v, and changed\n%sto\n%s", i+1, err, state, w.snapshot())
 					}
 					lostBody := strings.HasPrefix(name, "promote") && i == 1 && fault == "missing"
-					if n := w.jobs() - before; err == nil && n != sc.delta && n != 0 && !lostBody {
+					putBack := strings.HasPrefix(name, "promote") && i == 0 && fault == "missing"
+					n := w.jobs() - before
+					if putBack && (err != nil || n != 1) {
+						t.Errorf("answered %v, %v: the job whose set was deleted is not there again", v, err)
+					}
+					forgotten := strings.HasSuffix(name, " gone") && key == w.IDs && fault == "missing"                   // it is stored, as nothing stands in its way
+					behind := strings.HasSuffix(name, " next") && (n == sc.delta-1 || n == sc.delta+1 && key == w.Stream) // what is behind a lock goes with the keys that hold it, and comes though the job's entry has gone
+					unlocked := strings.HasPrefix(name, "unique") && n == 1 && (key == w.IDs || key == w.Unique("k") || key == w.Config)
+					ticked := strings.HasPrefix(name, "tick") && n == 1 && (key == w.Stream || key == w.IDs || key == w.Ticks || key == w.Config || key == w.Unique("k")) // what would keep it back is gone, or what is on record
+					if err == nil && n != sc.delta && n != 0 && !behind && !unlocked && !lostBody && !putBack && !forgotten && !ticked {
 						t.Errorf("key %d: answered %v, and the number of jobs changed by %d", i+1, v, n)
 					}
 					if fault != "missing" && err == nil && w.rdb.Type(t.Context(), key).Val() != fault {
@@ -203,14 +528,14 @@ func TestScriptDestinationTakesNothing(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Client(t)
 	const greatest = "18446744073709551615-18446744073709551615"
-	for _, name := range []string{"publish", "promote", "promote retrying", "move release", "move dead", "redrive"} {
+	for _, name := range []string{"publish", "promote", "promote retrying", "move release", "move dead", "redrive", "tick"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, rdb, redistest.Name(t))
 			c := scenarios[name].prepare(w)
 			dest := w.g.Redelivery
 			switch name {
-			case "publish", "promote":
+			case "publish", "promote", "tick":
 				dest = w.Stream
 			case "move dead":
 				dest = w.g.Dead
@@ -262,13 +587,23 @@ func TestScriptsAtMaxmemory(t *testing.T) {
 			if err := rdb.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
 				t.Fatal(err)
 			}
+			if sc.waits != nil && err == nil {
+				if !sc.waits(v) || w.snapshot() != state {
+					t.Errorf("answered %v; want no change", v)
+				}
+				return
+			}
 			if !sc.oom {
 				if engine.Classify(err) != engine.Full || w.snapshot() != state {
 					t.Errorf("answered %v, %v; want OOM and no change", v, err)
 				}
 				return
 			}
-			if err != nil || !sc.first(v) || w.jobs()-before != sc.delta {
+			first := sc.first
+			if sc.full != nil {
+				first = sc.full
+			}
+			if err != nil || !first(v) || w.jobs()-before != sc.delta {
 				t.Errorf("answered %v, %v; the number of jobs changed by %d", v, err, w.jobs()-before)
 			}
 		})
@@ -320,13 +655,59 @@ func TestScriptGuards(t *testing.T) {
 			t.Errorf("late %q, want one that is not named", v)
 		}
 	})
+	t.Run("retry of what is parked", func(t *testing.T) { // on an events stream whose group was made again
+		t.Parallel()
+		w := newWorld(t, rdb, redistest.Name(t))
+		rdb.XAdd(t.Context(), addArgs(w.Stream, 1))
+		h := w.read(w.Stream)
+		h.Delete = false
+		due := w.run(engine.RetryCall(h, w.g, h.Entry, time.Hour, entry(h.Entry)))
+		rdb.XGroupSetID(t.Context(), w.Stream, "g", "0")
+		h = w.read(w.Stream)
+		h.Delete = false
+		if v := w.run(engine.RetryCall(h, w.g, h.Entry, time.Hour, entry(h.Entry))); v != due {
+			t.Errorf("answered %v, want %v: no other ID is left to park it under", v, due)
+		}
+		if n := rdb.XPending(t.Context(), w.Stream, "g").Val().Count; n != 0 || rdb.ZCard(t.Context(), w.g.Retrying).Val() != 1 {
+			t.Errorf("%d pending, want the job to be parked, once", n)
+		}
+	})
+	t.Run("schedule what is scheduled", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, rdb, redistest.Name(t))
+		w.schedule("x", time.Hour)
+		rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: w.Stream, Values: entry("x").Fields()}) // another program's, with the same ID
+		h := w.read(w.Stream)
+		w.run(engine.CompleteCall(h, w.g, "completed", end(h, "x", 0)))
+		body := rdb.HGet(t.Context(), w.ScheduledJobs, "x").Val()
+		e := entry("x")
+		e.Data = "a third"
+		s, err := engine.ReadStored(w.run(engine.ScheduleCall(w.Keys, "x", "m", 0, time.Hour, time.Time{}, e)), "m")
+		if err != nil || !s.Duplicate || rdb.HGet(t.Context(), w.ScheduledJobs, "x").Val() != body {
+			t.Errorf("%+v, %v: one job has overwritten another", s, err)
+		}
+	})
+	t.Run("complete what was deleted", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, rdb, redistest.Name(t))
+		w.run(engine.ReleaseCall(w.held("x"), w.g, "x", entry("x")))
+		h := w.read(w.g.Redelivery)
+		rdb.XDel(t.Context(), h.Key, h.Entry)
+		c := engine.CompleteCall(h, w.g, "completed", end(h, "x", time.Minute))
+		if v := w.run(c); fmt.Sprint(v) != "[[] []]" || w.where("x") != "" || rdb.Get(t.Context(), w.Job("x")).Val() != "completed n" {
+			t.Errorf("answered %v, x is at %q: it is done, and its ID must not stay taken for good", v, w.where("x"))
+		}
+		if v := w.run(c); fmt.Sprint(v) != fmt.Sprintf("[[%s] []]", h.Entry) {
+			t.Errorf("a second time it answered %v", v)
+		}
+	})
 	t.Run("complete", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t, rdb, redistest.Name(t))
 		h := w.held("x")
 		w.run(engine.ReleaseCall(h, w.g, "x", entry("x")))
-		v := w.run(engine.CompleteCall(h, w.IDs, w.Job("x"), "x", "completed", time.Minute))
-		if fmt.Sprint(v) != "0" || !strings.HasPrefix(w.where("x"), "redelivery ") || rdb.Exists(t.Context(), w.Job("x")).Val() != 0 {
+		v := w.run(engine.CompleteCall(h, w.g, "completed", end(h, "x", time.Minute)))
+		if fmt.Sprint(v) != fmt.Sprintf("[[%s] []]", h.Entry) || !strings.HasPrefix(w.where("x"), "redelivery ") || rdb.Exists(t.Context(), w.Job("x")).Val() != 0 {
 			t.Errorf("late: answered %v, x is at %q", v, w.where("x"))
 		}
 	})
@@ -341,8 +722,8 @@ func TestScriptsAreTested(t *testing.T) {
 	}
 	for _, f := range files {
 		name, found := strings.TrimSuffix(f.Name(), ".lua"), false
-		for sc := range scenarios {
-			found = found || sc == name || strings.HasPrefix(sc, name+" ")
+		for sc, s := range scenarios {
+			found = found || sc == name || strings.HasPrefix(sc, name+" ") || name == "unlock" && s.part
 		}
 		if !found {
 			t.Errorf("lua/%s has no scenario", f.Name())

@@ -61,11 +61,15 @@ type Opts struct {
 	Backoff    *Backoff          `json:"bo,omitempty"`
 	Header     map[string]string `json:"h,omitempty"`
 	Tracestate string            `json:"ts,omitempty"`
+	Unique     string            `json:"u,omitempty"`   // its unique key
+	Until      int64             `json:"uu,omitempty"`  // how long it holds the lock: 0 until it is done, −1 until it starts, else for so long
+	Coalesce   bool              `json:"uc,omitempty"`  // it reads the latest data behind the lock when it starts
 	Errors     int               `json:"err,omitempty"` // runs that ended in an error
 	Crashes    int               `json:"cr,omitempty"`  // leases that ran out
 	Moves      int64             `json:"f,omitempty"`   // the job's part of its fence
 	Bounces    int               `json:"b,omitempty"`   // times nobody here could handle it
 	BouncedAt  int64             `json:"b0,omitempty"`  // the first of them
+	Pauses     int               `json:"pz,omitempty"`  // times a kill switch has put it off since it ran last
 	History    []Attempt         `json:"hist,omitempty"`
 	Fields     [][2][]byte       `json:"ff,omitempty"` // a foreign entry's fields
 
@@ -74,15 +78,20 @@ type Opts struct {
 
 var knownOpts = map[string]bool{
 	"v": true, "id": true, "pub": true, "due": true, "exp": true, "mt": true, "to": true, "kr": true, "bo": true, "h": true, "ts": true,
-	"err": true, "cr": true, "f": true, "b": true, "b0": true, "hist": true, "ff": true,
+	"u": true, "uu": true, "uc": true,
+	"err": true, "cr": true, "f": true, "b": true, "b0": true, "pz": true, "hist": true, "ff": true,
 }
 
 // ParseOpts decodes the opts field; the empty string is the zero Opts.
 func ParseOpts(s string) (Opts, error) {
-	var o Opts
 	if s == "" {
-		return o, nil
+		return Opts{}, nil
 	}
+	return parseOpts(s)
+}
+
+func parseOpts(s string) (Opts, error) {
+	var o Opts
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(s), &all); err != nil {
 		return Opts{}, fmt.Errorf("opts: %w", err)
@@ -138,18 +147,21 @@ func parseNewer(all map[string]json.RawMessage, format int) Opts {
 
 // check reports what no publisher of ours writes, and arithmetic would not survive.
 func (o Opts) check() error {
-	counters := []int64{int64(o.Errors), int64(o.Crashes), int64(o.Bounces), int64(o.MaxTries), o.Moves}
+	counters := []int64{int64(o.Errors), int64(o.Crashes), int64(o.Bounces), int64(o.Pauses), int64(o.MaxTries), o.Moves}
 	if slices.Min(counters) < 0 || slices.Max(counters) > math.MaxInt32 {
 		return errors.New("opts: a counter is out of range")
 	}
 	if b := o.Backoff; b != nil && (b.Delay < 0 || b.Max < 0 || max(b.Delay, b.Max) > maxDuration || b.Factor < 0 || b.Jitter > 1) {
 		return errors.New("opts: a setting of the backoff is out of range")
 	}
-	if max(o.Timeout, o.KeepResult) > maxDuration {
+	if max(o.Timeout, o.KeepResult, o.Until) > maxDuration || o.Until < UntilStarted {
 		return errors.New("opts: a duration is out of range")
 	}
 	if min(o.Due, o.Expires, o.Published, o.BouncedAt) < 0 || max(o.Due, o.Expires, o.Published, o.BouncedAt) > maxMillis {
 		return errors.New("opts: a time is out of range")
+	}
+	if len(o.Unique) > MaxKeyLen {
+		return fmt.Errorf("opts: u has %d bytes, at most %d are allowed", len(o.Unique), MaxKeyLen)
 	}
 	if len(o.ID) > MaxIDLen {
 		return fmt.Errorf("opts: id has %d bytes, at most %d are allowed", len(o.ID), MaxIDLen)
@@ -200,6 +212,24 @@ func (e Entry) Body() string {
 	b = append(b, e.Data...)
 	b = append(b, e.Traceparent...)
 	return string(append(b, e.Opts...))
+}
+
+// ParseBody is the reverse of Body; what is none of ours it does not take.
+func ParseBody(body string) (Entry, bool) {
+	head, rest, ok := strings.Cut(body, "\n")
+	var parts [4]string
+	lengths := strings.Split(head, " ")
+	if !ok || len(lengths) != len(parts) {
+		return Entry{}, false
+	}
+	for i, text := range lengths {
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil || n > uint64(len(rest)) {
+			return Entry{}, false
+		}
+		parts[i], rest = rest[:n], rest[n:]
+	}
+	return Entry{parts[0], parts[1], parts[2], parts[3]}, rest == ""
 }
 
 // Fields returns the entry as XADD's field-value list.

@@ -3,6 +3,7 @@
 package redisproc
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -210,11 +211,18 @@ func (s *Server) ask(ctx context.Context, command string) (string, error) {
 	defer conn.Close()
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
-	if _, err := fmt.Fprintf(conn, "%s\r\nQUIT\r\n", command); err != nil {
+	if _, err := fmt.Fprintf(conn, "%s\r\n", command); err != nil {
 		return "", err
 	}
-	answer, err := io.ReadAll(io.LimitReader(conn, 1<<20))
-	return string(answer), err
+	r := bufio.NewReader(io.LimitReader(conn, 1<<20))
+	line, err := r.ReadString('\n')
+	if size, bulk := strings.CutPrefix(line, "$"); err == nil && bulk {
+		n, _ := strconv.Atoi(strings.TrimSpace(size)) // no number: nothing is read
+		text := make([]byte, max(n, 0))
+		_, err = io.ReadFull(r, text)
+		return string(text), err
+	}
+	return line, err
 }
 
 // Addr is host:port.

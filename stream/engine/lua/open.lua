@@ -1,17 +1,19 @@
 -- open makes a group of a stream, and settles the stream's kind when it has none.
 -- KEYS: 1 stream  2 config  3 redelivery  4 suspects
--- ARGV: 1 group ('' makes none)  2 wanted kind ('' for any)  3 format  4 force (1 takes a foreign stream)
+-- ARGV: 1 group ('' makes none)  2 wanted kind ('' for any)  3 format  4 force (1 takes a foreign stream)  5 the last epoch that the caller knows
 -- returns {kind, epoch} or {'!', reason, kind, names of groups, entries}
 -- reasons: kind, foreign, second, format
+-- A queue's group has a floor: what lies up to there and is in nobody's list was not left by a consumer that somebody
+-- deleted, but may be the history of programs that delete nothing. A group made here has none of that.
 -- Nothing is written that is there already: at maxmemory XGROUP CREATE is refused, and a worker has to start all the same.
-local function groups_of(key)
-  local names = {}
+local function groups_of(key) -- names, and positions by name
+  local names, positions = {}, {}
   for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-    for i = 1, #info, 2 do
-      if info[i] == 'name' then names[#names + 1] = info[i + 1] end
-    end
+    local group = {}
+    for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+    names[#names + 1], positions[group['name']] = group['name'], group['last-delivered-id']
   end
-  return names
+  return names, positions
 end
 local function has_group(key, group)
   if redis.call('EXISTS', key) == 0 then return false end
@@ -20,12 +22,31 @@ local function has_group(key, group)
   end
   return false
 end
-local names = {}
+local function below(a, b) -- of IDs, whose numbers may be too large for Lua's
+  local ams, aseq = string.match(a, '^(%d+)-(%d+)$')
+  local bms, bseq = string.match(b, '^(%d+)-(%d+)$')
+  if not ams or not bms then return true end
+  if ams ~= bms then return #ams < #bms or #ams == #bms and ams < bms end
+  return #aseq < #bseq or #aseq == #bseq and aseq < bseq
+end
+-- where a group begins: on a queue with all that is there, since what is done is gone; on an events stream where it
+-- was, if somebody destroyed it, by its position of the last heartbeat: at what was not done, as far as that is still there
+local function start()
+  if redis.call('HGET', KEYS[2], 'kind') ~= 'events' then return '0' end
+  local known = redis.call('HGET', KEYS[2], 'position:' .. ARGV[1])
+  if not known or redis.call('EXISTS', KEYS[1]) == 0 then return '0' end
+  local info = redis.call('XINFO', 'STREAM', KEYS[1])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' and not below(info[i + 1], known) then return known end
+  end
+  return '0' -- the stream was made anew: what it holds has never been read
+end
+local names, positions = {}, {}
 local len = 0
 local kind_of = redis.call('TYPE', KEYS[1])['ok']
 if kind_of == 'stream' then
   len = redis.call('XLEN', KEYS[1])
-  names = groups_of(KEYS[1])
+  names, positions = groups_of(KEYS[1])
 elseif kind_of ~= 'none' then
   return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' is a ' .. kind_of)
 end
@@ -64,11 +85,22 @@ if ARGV[1] ~= '' then
 end
 if not kind then redis.call('HSET', KEYS[2], 'kind', want, 'format', ARGV[3]) end
 if ARGV[1] == '' then return {want, '0'} end
-if not exists then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM') end
+local made = not exists
+if not exists then redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], start(), 'MKSTREAM') end
+if want == 'queue' then
+  local floor = redis.call('HGET', KEYS[2], 'floor:' .. ARGV[1])
+  if exists and not floor then redis.pcall('HSET', KEYS[2], 'floor:' .. ARGV[1], positions[ARGV[1]]) -- refused at maxmemory: nothing is mended until it is there
+  elseif not exists and floor ~= '0-0' then redis.call('HSET', KEYS[2], 'floor:' .. ARGV[1], '0-0') end
+end
 for i = 3, 4 do
-  if not has_group(KEYS[i], ARGV[1]) then redis.call('XGROUP', 'CREATE', KEYS[i], ARGV[1], '0', 'MKSTREAM') end
+  if not has_group(KEYS[i], ARGV[1]) then
+    redis.call('XGROUP', 'CREATE', KEYS[i], ARGV[1], '0', 'MKSTREAM')
+    made = true
+  end
 end
-if not exists or not epoch then
-  redis.call('HINCRBY', KEYS[2], 'epoch:' .. ARGV[1], 1)
+local last, known = tonumber(epoch) or 0, tonumber(ARGV[5])
+if made or not epoch or last < known then -- what it holds is delivered again; or the config was deleted: fences must not fall
+  epoch = string.format('%.0f', math.max(last, known) + 1)
+  redis.call('HSET', KEYS[2], 'epoch:' .. ARGV[1], epoch)
 end
-return {want, redis.call('HGET', KEYS[2], 'epoch:' .. ARGV[1])}
+return {want, epoch}

@@ -43,6 +43,7 @@ func run() error {
 		return err
 	}
 	consumer.Handle(w, jobs.OrderPaid, func(ctx context.Context, job *consumer.Job[jobs.Paid]) error {
+		job.Logf("invoice over %d cents", job.Data.Cents) // as penstock job log shows it
 		err := invoice(ctx, job.Data.Order, job.Data.Cents)
 		switch {
 		case errors.Is(err, errNoSuchOrder):
