@@ -21,7 +21,7 @@ const (
 	reportTouch = time.Hour              // how often it is looked for reports that would go before their run has ended
 	reportCalls = 100                    // jobs in one script
 	reportBytes = 256 << 10              // and their lines
-	lastReport  = 3 * time.Second        // how long the ends of jobs wait for their last reports
+	lastReport  = time.Second            // how long the ends of jobs wait for their last reports
 )
 
 // Progress says how far the job is, from 0 to 1, and what it does now, for

@@ -48,6 +48,8 @@ type driver struct {
 	moved   atomic.Int64 // what the clock was ahead when all timers were set
 	rearmed atomic.Int64 // when that was, by clock.elapsed; 0: never
 
+	reading sync.Mutex // of what Redis keeps: what was read first is taken in first
+
 	mu    sync.Mutex
 	ended bool
 	tasks sync.WaitGroup
@@ -121,14 +123,23 @@ func (d *driver) run(ctx context.Context) error {
 // arm brings gocron's schedules in line with those in force, or takes them all out while another scheduler leads: gocron's
 // own list of what comes next grows with each tick that an elector refuses. It reports false when it has to be tried again.
 func (d *driver) arm(ctx context.Context) bool {
-	set := d.sources.current()
-	d.leader.want(leaseKey(set))
 	term := d.leader.term()
-	if term != 0 && term != d.term {
-		if err := d.askTime(ctx); err != nil { // a tick is timed by no other clock
-			d.logger.Debug("redis's clock is not known", "err", err)
+	began := term != 0 && term != d.term
+	if began {
+		// Who was cut off while others led may have missed that a schedule was paused, and no tick is timed by another clock than
+		// Redis's. One who may not read what is kept there has none of that.
+		err := d.readKept(ctx)
+		if !errors.Is(err, stream.ErrUnavailable) {
+			err = d.askTime(ctx)
+		}
+		if err != nil {
+			d.logger.Debug("redis's clock and schedules are not known", "err", err)
 			return false
 		}
+	}
+	set := d.sources.current()
+	d.leader.want(leaseKey(set))
+	if began {
 		for _, e := range set {
 			e.forget() // others have led
 		}
@@ -243,10 +254,10 @@ func (d *driver) task(ctx context.Context, a *arming) {
 }
 
 // publish publishes all ticks of a schedule that are due. When patient it tries until it has, does not lead any more, or
-// hears that the schedule was paused, changed or removed.
+// gocron has ended ctx, since the schedule was paused, changed or removed.
 func (d *driver) publish(ctx context.Context, e *entry, patient bool) error {
 	for fails := 0; ; {
-		if patient && (!d.leader.leads() || !d.sources.has(e)) || ctx.Err() != nil {
+		if patient && !d.leader.leads() || ctx.Err() != nil {
 			return ctx.Err()
 		}
 		now := d.clock.Now()

@@ -243,13 +243,6 @@ func (s *sources) current() map[string]*entry {
 	return set
 }
 
-// has reports whether a schedule, as it is, is still one of them.
-func (s *sources) has(e *entry) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.added[e.Name] == e || s.filed[e.Name] == e || s.kept[e.Name] == e
-}
-
 // own is the schedule of that name that is not kept in Redis, or nil.
 func (s *sources) own(name string) *entry {
 	s.mu.Lock()

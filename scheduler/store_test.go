@@ -1,6 +1,7 @@
 package scheduler_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -55,9 +56,16 @@ func TestStorePauseWhileATickFails(t *testing.T) {
 	if err := store.Pause(t.Context(), "heart"); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(500 * time.Millisecond) // it hears of that at once
+	others, err := stream.New(rdb, "others", stream.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Put(t.Context(), each("later", others)); err != nil { // who fires it has heard of the pause
+		t.Fatal(err)
+	}
+	waitTicks(t, rdb, "others", "later", 1)
 	rdb.Del(t.Context(), "orders")
-	time.Sleep(3 * time.Second)
+	waitTicks(t, rdb, "others", "later", 4)
 	if n := rdb.Exists(t.Context(), "orders").Val(); n != 0 {
 		t.Errorf("%d ticks were published though the schedule is paused", len(fired(t, rdb, "orders", "heart")))
 	}
@@ -65,6 +73,78 @@ func TestStorePauseWhileATickFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitTicks(t, rdb, "orders", "heart", 2)
+}
+
+// TestStoreTakeoverByOneThatHeardNothing: a scheduler that has not heard that a schedule was paused, and begins to lead, fires
+// none of the ticks of the pause, nor makes up for them.
+func TestStoreTakeoverByOneThatHeardNothing(t *testing.T) {
+	t.Parallel()
+	rdb, s := newStream(t)
+	store := newStore(t, rdb)
+	if err := store.Put(t.Context(), each("heart", s)); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := runWith(t, rdb, scheduler.Config{})
+	waitTicks(t, rdb, "orders", "heart", 1)
+	if err := rdb.Do(t.Context(), "ACL", "SETUSER", "deaf", "on", ">pw", "~*", "+@all", "resetchannels").Err(); err != nil {
+		t.Fatal(err)
+	}
+	opt := *rdb.Options()
+	opt.Username, opt.Password = "deaf", "pw"
+	var asked commands
+	deaf := redistest.Connect(t, &opt)
+	deaf.AddHook(&asked)
+	log := new(logBook)
+	runWith(t, deaf, scheduler.Config{Logger: log.logger()})
+	redistest.Wait(t, "it to wait for the lease", func() bool { return asked.count("pttl") > 0 }) // which it wants since it has read of the schedule
+	paused := rdb.Time(t.Context()).Val()
+	if err := store.Pause(t.Context(), "heart"); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	redistest.Wait(t, "it to lead", func() bool { return log.count("this scheduler fires the ticks") > 0 })
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1500 * time.Millisecond))) // over one tick
+	resumed := rdb.Time(t.Context()).Val()
+	if err := store.Resume(t.Context(), "heart"); err != nil {
+		t.Fatal(err)
+	}
+	runWith(t, rdb, scheduler.Config{}) // it hears
+	waitTicks(t, rdb, "orders", "heart", len(fired(t, rdb, "orders", "heart"))+2)
+	for _, g := range fired(t, rdb, "orders", "heart") {
+		if g.tick.After(paused.Add(time.Second)) && g.tick.Before(resumed) {
+			t.Errorf("the tick %s was published at %s; it was paused from %s to %s", g.tick, g.stored, paused, resumed)
+		}
+	}
+}
+
+// commands counts what a client asks for.
+type commands struct {
+	mu   sync.Mutex
+	seen map[string]int
+}
+
+func (c *commands) count(name string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seen[name]
+}
+
+func (c *commands) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (c *commands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.mu.Lock()
+		if c.seen == nil {
+			c.seen = make(map[string]int)
+		}
+		c.seen[cmd.Name()]++
+		c.mu.Unlock()
+		return next(ctx, cmd)
+	}
 }
 
 // TestStoreChangesAtRunTime: what is put, paused, resumed and removed is so in running schedulers at once.

@@ -66,6 +66,9 @@ func (d *driver) watch(ctx context.Context) {
 		case <-next.C:
 		}
 		err := d.readKept(ctx)
+		if err == nil && d.leader.leads() {
+			err = d.askTime(ctx)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -86,19 +89,18 @@ func (d *driver) watch(ctx context.Context) {
 	}
 }
 
-// readKept reads the schedules kept in Redis, and a leader Redis's clock.
+// readKept reads the schedules kept in Redis.
 func (d *driver) readKept(ctx context.Context) error {
 	ctx, cancel := limit(ctx)
 	defer cancel()
+	d.reading.Lock()
+	defer d.reading.Unlock()
 	texts, err := d.rdb.HGetAll(ctx, engine.SchedulesKey).Result()
 	if err != nil {
 		return unavailable("read schedules", err)
 	}
 	if d.sources.setKept(texts) {
 		d.changed()
-	}
-	if d.leader.leads() {
-		return d.askTime(ctx)
 	}
 	return nil
 }

@@ -14,7 +14,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/penstock-go/penstock/cmd/penstock/redisproc"
+	"github.com/penstock-go/penstock/cmd/penstock/redisproc/redistest"
 	"github.com/penstock-go/penstock/stream/engine"
 )
 
@@ -295,34 +295,6 @@ func TestEachTickOnce(t *testing.T) {
 	c.check(t, int(forFlag.Seconds())-6)
 }
 
-// standstill measures for how long this machine has given a process that wanted to run no processor, until it is asked.
-func standstill(t *testing.T) func() time.Duration {
-	t.Helper()
-	const look = 10 * time.Millisecond
-	var still atomic.Int64
-	stop, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for last := time.Now(); ; {
-			select {
-			case <-stop:
-				return
-			case <-time.After(look):
-			}
-			now := time.Now()
-			if late := now.Sub(last) - look; late > look {
-				still.Add(int64(late))
-			}
-			last = now
-		}
-	}()
-	return func() time.Duration {
-		close(stop)
-		<-ended
-		return time.Duration(still.Load())
-	}
-}
-
 // TestTakeover: within 5 s of the leader's kill; at once when it is told to stop.
 func TestTakeover(t *testing.T) {
 	binary := build(t)
@@ -363,7 +335,7 @@ func TestTakeover(t *testing.T) {
 	for _, c := range []struct {
 		signal syscall.Signal
 		within time.Duration
-	}{{syscall.SIGTERM, 2 * time.Second}, {syscall.SIGKILL, 5 * time.Second}} {
+	}{{syscall.SIGTERM, time.Second}, {syscall.SIGKILL, 5 * time.Second}} {
 		first := leader(left)
 		time.Sleep(2 * time.Second) // the others wait for the lease by now
 		var others []*program
@@ -372,7 +344,7 @@ func TestTakeover(t *testing.T) {
 				others = append(others, p)
 			}
 		}
-		stood := standstill(t)
+		stood := redistest.Standstill(t)
 		told := time.Now()
 		if err := first.cmd.Process.Signal(c.signal); err != nil {
 			t.Fatal(err)

@@ -145,6 +145,7 @@ func TestFailover(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-p.done
+			break // who takes over is to stay
 		}
 	}
 	w.until(t, 2, time.Now())
