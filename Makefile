@@ -22,7 +22,7 @@ LINT    = go tool -modfile=$(CURDIR)/.ci/tools/go.mod golangci-lint
 # 10 s more before what is left of the one that ran out is killed. go test gives
 # up earlier than its stage, so that a hang shows its stacks.
 # Fuzz targets run their seeds in test and race.
-CI_STAGES := lint:300 verify:40 test:360 race:600 microbench:120 integration:700 mutants:600
+CI_STAGES := lint:480 verify:40 test:360 race:600 microbench:120 integration:700 mutants:600
 
 # On a terminal timeout must stay in the foreground for Ctrl-C to reach the
 # stage; elsewhere it owns a process group, and ends servers the tests started.
