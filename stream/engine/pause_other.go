@@ -5,4 +5,4 @@ package engine
 import "time"
 
 // doze does nothing: there are timers alone.
-func doze(time.Time) {}
+func doze(time.Time, time.Duration) {}

@@ -21,6 +21,10 @@ const (
 	strangerPause  = time.Second             // between two refreshes for sets nobody listed: they may be of another database
 	searchPause    = 20 * time.Millisecond   // between two steps through the bodies of a set that find nothing: they cost Redis up to a millisecond
 	dozes          = 1100 * time.Microsecond // the end of a wait, for which timers are too coarse
+	approach       = 800 * time.Microsecond  // so long before a job is due the set is looked at once more: the way there is warm then, and known
+	approachFrom   = 4 * time.Millisecond    // only behind a longer wait
+	awakeMost      = 150 * time.Microsecond  // the end of that, for which sleep is: the kernel wakes late
+	awakeShare     = 20                      // no more than this part of a wait
 )
 
 // Promoter moves jobs whose time has come. It sleeps until the next due time
@@ -48,7 +52,7 @@ func (p *Promoter) Moved() int64 { return p.moved.Load() }
 func (p *Promoter) Empty(ctx context.Context, slot Slot) error {
 	var s search
 	for {
-		next, _, err := p.promote(ctx, slot, &s)
+		next, _, err := p.promote(ctx, slot, &s, new(aim))
 		if err != nil || next > 0 && !s.under() {
 			return err
 		}
@@ -73,6 +77,7 @@ type watch struct {
 	said  bool      // it was logged that it fails
 	empty bool      // it was, and no wake-up has named it since
 	search
+	aim aim
 }
 
 // failing: neither polling nor a wake-up hastens the next try.
@@ -99,13 +104,13 @@ func (p *Promoter) Run(ctx context.Context) {
 	r := &promoting{Promoter: p, sets: make(map[string]*watch)}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	next := time.Now()
+	next, awake := time.Now(), time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
-			doze(next)
+			doze(next, awake)
 			time.Sleep(time.Until(next)) // where dozing does not help
 		case <-w.ping:
 		}
@@ -125,7 +130,7 @@ func (p *Promoter) Run(ctx context.Context) {
 		}
 		r.report()
 		wait := r.wait(up)
-		next = time.Now().Add(wait)
+		next, awake = time.Now().Add(wait), min(wait/awakeShare, awakeMost)
 		timer.Reset(max(wait-dozes, 0))
 	}
 }
@@ -194,7 +199,7 @@ func (r *promoting) round(ctx context.Context, up bool) {
 		}
 		next, empty, err := promoteRefresh, true, error(nil)
 		if !set.empty || r.filled(ctx, slot, &err) {
-			next, empty, err = r.promote(ctx, slot, &set.search)
+			next, empty, err = r.promote(ctx, slot, &set.search, &set.aim)
 		}
 		set.empty = empty && err == nil
 		switch {
@@ -322,16 +327,18 @@ func (p *Promoter) filled(ctx context.Context, slot Slot, err *error) bool {
 
 // promote moves a batch of what is due in a slot, takes the search one step on, and says in how long to look again, and
 // whether nothing at all is left.
-func (p *Promoter) promote(ctx context.Context, slot Slot, s *search) (time.Duration, bool, error) {
+func (p *Promoter) promote(ctx context.Context, slot Slot, s *search, a *aim) (time.Duration, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, promoteTimeout)
 	defer cancel()
 	if !s.under() {
 		s.cursor = "0"
 	}
+	sent := time.Now()
 	done, err := PromoteFrom(ctx, p.Client, slot, promoteBatch, s.cursor)
 	if err != nil {
 		return 0, false, err
 	}
+	a.learn(done.micros, sent, time.Now())
 	p.moved.Add(done.Moved)
 	if done.Lost > 0 {
 		p.Logger.Error("scheduled jobs had lost their bodies and are gone", "set", slot.Set, "jobs", done.Lost)
@@ -346,8 +353,9 @@ func (p *Promoter) promote(ctx context.Context, slot Slot, s *search) (time.Dura
 	case done.More, done.Back > 0 && s.under():
 		return 0, false, nil
 	case done.Next > 0:
-		us := min(max(done.Next*1000-done.micros, 1), promoteRefresh.Microseconds()) // as microseconds: a duration ends after 292 years
-		wait = time.Duration(us) * time.Microsecond
+		if wait = a.until(done.Next); wait > approachFrom {
+			wait -= approach
+		}
 	}
 	if s.under() {
 		wait = min(wait, searchPause)
