@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -246,6 +247,9 @@ func (r *reader) batches() bool { return r.weight*2 <= r.w.unit }
 // looksMax is up to how many lanes are looked at a few at a time before a read blocks on them all.
 const looksMax = 32
 
+// few jobs are less than it takes to keep all processors busy.
+const few = 8
+
 // readFrom reads up to count entries of each lane, queues them, and returns how many there were.
 func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block bool) (int64, error) {
 	w := r.w
@@ -276,6 +280,9 @@ func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block
 		live++
 		w.load.Add(sum(tasks))
 		w.queue(tasks)
+		if len(tasks) < few { // their handlers first: the next read has to be sent, which takes as long as starting them
+			runtime.Gosched()
+		}
 	}
 	if n > 0 {
 		r.took.Add(n)
