@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -251,18 +253,36 @@ func (l *lookout) run(ctx context.Context) {
 	}
 }
 
-// heard takes in the IDs of jobs that have just ended.
+// heard takes in the IDs of jobs that have just ended, and when these are few their records too, which spare those who wait a look.
 func (l *lookout) heard(text string) {
+	defer runtime.Gosched() // who was told goes first: to listen on takes as long
+	ids, records, _ := strings.Cut(text, "\n\n")
 	l.tell(func() {
-		for id := range strings.SplitSeq(text, "\n") {
+		for id := range strings.SplitSeq(ids, "\n") {
+			var record string
+			record, records = cutRecord(records)
 			if l.waiters[id] != nil {
-				l.due[id] = max(l.due[id], byRecord)
+				if info := (Info{ID: id}); !l.events && info.recorded(record) && info.Ended() {
+					l.answer(id, looked{info: info})
+				} else {
+					l.due[id] = max(l.due[id], byRecord)
+				}
 			}
 			if entry := l.entry[id]; l.waiters[entry] != nil {
 				l.due[entry] = wholly
 			}
 		}
 	})
+}
+
+// cutRecord takes off the first record of a hint, each of which has its length in a line before it. It is "" when there is none.
+func cutRecord(text string) (record, rest string) {
+	length, rest, _ := strings.Cut(text, "\n")
+	n, err := strconv.Atoi(length)
+	if err != nil || n < 0 || n > len(rest) {
+		return "", ""
+	}
+	return rest[:n], rest[n:]
 }
 
 // take returns some of what is due, and how it is to be looked at.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -255,10 +256,11 @@ func TestWaitOnEvents(t *testing.T) {
 	}
 }
 
-// scriptless notes which jobs scripts have asked for, and lets none through once it is shut.
+// scriptless notes which jobs scripts have asked for. Once it is shut it lets none through, and counts the records that are read.
 type scriptless struct {
 	shut  atomic.Bool
 	asked sync.Map
+	gets  atomic.Int64
 }
 
 func (h *scriptless) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -266,6 +268,9 @@ func (h *scriptless) ProcessHook(next redis.ProcessHook) redis.ProcessHook { ret
 func (h *scriptless) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if !strings.HasPrefix(cmds[0].Name(), "eval") {
+			if h.shut.Load() {
+				h.gets.Add(int64(len(cmds)))
+			}
 			return next(ctx, cmds)
 		}
 		err := io.EOF
@@ -285,31 +290,70 @@ func (h *scriptless) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 	}
 }
 
-// TestWaitReadsTheRecord: what has ended is read by one GET, for who waited first and for who joined them.
+// TestWaitReadsTheRecord: what has ended is told with its end where few end at once and are small, and else read by one GET,
+// for who waited first and for who joined them.
 func TestWaitReadsTheRecord(t *testing.T) {
 	t.Parallel()
-	near, direct := open(t, stream.Config{})
-	g := group(t, near, "g")
-	rdb := redistest.Connect(t, redistest.Options(t))
-	hook := &scriptless{}
-	rdb.AddHook(hook)
-	s := over(t, rdb, near.Name(), stream.Config{})
-	var ids []string
-	for range 2 {
-		ids = append(ids, publish(t, near, stream.Job{Type: "t"})[0].ID)
+	for name, c := range map[string]struct {
+		jobs, size int
+		gets       bool
+	}{
+		"told":         {jobs: 8, size: 1},
+		"told at 4096": {jobs: 2, size: 2000},
+		"many":         {jobs: 9, size: 1, gets: true},
+		"large":        {jobs: 2, size: 2050, gets: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			near, direct := open(t, stream.Config{})
+			g := group(t, near, "g")
+			rdb := redistest.Connect(t, redistest.Options(t))
+			hook := &scriptless{}
+			rdb.AddHook(hook)
+			s := over(t, rdb, near.Name(), stream.Config{})
+			var ids []string
+			for range c.jobs {
+				ids = append(ids, publish(t, near, stream.Job{Type: "t"})[0].ID)
+			}
+			ds := read(t, near, s.Name(), "g", int64(c.jobs))
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			first := waiting(ctx, s, ids[0])
+			listening(t, direct, s, 1)
+			second := waiting(ctx, s, ids[1])
+			redistest.Wait(t, "the second waits too", func() bool { _, ok := hook.asked.Load(ids[1]); return ok })
+			hook.shut.Store(true)
+			result := strings.Repeat("r", c.size)
+			complete(t, near, g, strconv.Quote(result), ds...)
+			for _, results := range []func() ([]string, []error){first, second} {
+				if texts, errs := results(); texts[0] != result {
+					t.Errorf("%q, %v", texts, errs)
+				}
+			}
+			if n := hook.gets.Load(); n > 0 != c.gets {
+				t.Errorf("%d records were read", n)
+			}
+		})
 	}
-	ds := read(t, near, s.Name(), "g", 2)
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
-	defer cancel()
-	first := waiting(ctx, s, ids[0])
-	listening(t, direct, s, 1)
-	second := waiting(ctx, s, ids[1])
-	redistest.Wait(t, "the second waits too", func() bool { _, ok := hook.asked.Load(ids[1]); return ok })
-	hook.shut.Store(true)
-	complete(t, near, g, `"r"`, ds...)
-	for _, results := range []func() ([]string, []error){first, second} {
-		if texts, errs := results(); texts[0] != "r" {
-			t.Errorf("%q, %v", texts, errs)
-		}
+}
+
+// TestWaitHearsNonsense: what is said on the channel and makes no sense is nothing but a reason to look.
+func TestWaitHearsNonsense(t *testing.T) {
+	t.Parallel()
+	s, rdb := open(t, stream.Config{})
+	g := group(t, s, "g")
+	id := publish(t, s, stream.Job{Type: "t"})[0].ID
+	d := read(t, s, s.Name(), "g", 1)[0]
+	results := waiting(t.Context(), s, id)
+	listening(t, rdb, s, 1)
+	channel := engine.NewKeys(s.Name()).Ended
+	for _, tail := range []string{"", "\n", "\n\n", "\n\nx\ncompleted ", "\n\n99\ncompleted ", "\n\n-1\ncompleted ", "\n\n99999999999999999999\ncompleted ", "\n\n0\n", "\n\n6\nmissed", "\n\n4\n \n{}", "\n\n1"} {
+		rdb.Publish(t.Context(), channel, id+tail)
+		rdb.Publish(t.Context(), channel, "another"+tail)
+		rdb.Publish(t.Context(), channel, "another\n"+id+tail)
+	}
+	complete(t, s, g, `"r"`, d)
+	if texts, errs := results(); texts[0] != "r" {
+		t.Errorf("%q, %v", texts, errs)
 	}
 }

@@ -42,7 +42,8 @@ else -- some were acknowledged before: the entry tells who was first, and what i
     ended[i] = went[i]
   end
 end
-local gone, said, refused = {}, {}, {}
+local gone, said, texts, bytes, refused = {}, {}, {}, 0, {}
+local few = ARGV[2] == '1' and n <= 8
 for i = 1, n do
   local id, keep = ARGV[4 + 4 * i], ARGV[5 + 4 * i]
   if not ended[i] then
@@ -50,6 +51,7 @@ for i = 1, n do
   else
     if id ~= '' and went[i] then gone[#gone + 1] = id end
     if keep ~= '0' and full and ARGV[6 + 4 * i] ~= '' then refused[#refused + 1] = full end
+    local text = ''
     if keep ~= '0' and (not full or id ~= '') then
       local record = ARGV[6 + 4 * i]
       if id ~= '' then
@@ -58,9 +60,15 @@ for i = 1, n do
       end
       -- GET makes it fail where there is a key of another type
       local set = redis.pcall('SET', KEYS[3 + i], record, 'PX', keep, 'GET')
-      if type(set) == 'table' then refused[#refused + 1] = set['err'] end
+      if type(set) == 'table' then refused[#refused + 1] = set['err'] else text = record end
     end
-    if keep ~= '0' then said[#said + 1] = id ~= '' and id or entries[i] end
+    if keep ~= '0' then
+      said[#said + 1] = id ~= '' and id or entries[i]
+      if few then
+        texts[#texts + 1] = #text .. '\n' .. text
+        bytes = bytes + #text
+      end
+    end
   end
 end
 if #gone > 0 then
@@ -72,5 +80,12 @@ for l = 1, locks do
   local i = tonumber(ARGV[a + 1])
   if went[i] then unlock(KEYS[#KEYS - locks + l], KEYS[4 + n], KEYS[5 + n], KEYS[2], ARGV[4 + 4 * i], ARGV[a + 2], ARGV[a + 3]) end
 end
-if #said > 0 then redis.pcall('PUBLISH', ARGV[5], table.concat(said, '\n')) end -- a hint: a user without the channel's right loses nothing else
+if #said > 0 then
+  local hint = table.concat(said, '\n')
+  if few and bytes <= 4096 then -- who waits for one of few need not ask for its record
+    local listening = redis.pcall('PUBSUB', 'NUMSUB', ARGV[5])[2] -- on this server, or nil: a user without the right to ask
+    if listening and listening > 0 then hint = hint .. '\n\n' .. table.concat(texts) end
+  end
+  redis.pcall('PUBLISH', ARGV[5], hint) -- a hint: a user without the channel's right loses nothing else
+end
 return {late, refused}
