@@ -67,7 +67,7 @@ func TestAllCases(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"drain, MaxJobs 5", "drain, results kept", "drain, every status kept", "publish, 1 caller", "publish, 3 callers", "publish with an ID, 3 callers", "publish, slices of 1,000", "latency at 200/s, p50", "latency at 200/s, p99", "result to who waits, p50", "result to who waits, p99",
+		"drain, MaxJobs 5", "drain, results kept", "drain, every status kept", "publish, 1 caller", "publish, 3 callers", "publish with an ID, 3 callers", "publish, slices of 1,000", "latency at 200/s, p50", "latency at 200/s, p99", "result to who waits, p50", "result to who waits, p99", "handler's return to who waits, p50",
 		"deferred, 100 due/s, p50", "deferred, 100 due/s, p99", "deferred, 100 due/s, earliest", "idle worker per stream", "idle scheduler per stream",
 		"memory of a waiting job", "memory of a record",
 	}
