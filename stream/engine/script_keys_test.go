@@ -21,7 +21,7 @@ import (
 var keyAt = map[string]int{
 	"PERSIST": 1, "SADD": 1, "SCARD": 1, "SPOP": 1, "SREM": 1,
 	"DEL": 1, "EXISTS": 1, "GET": 1, "GETRANGE": 1, "HDEL": 1, "HEXISTS": 1, "HGET": 1, "HGETALL": 1, "HLEN": 1, "HMGET": 1, "HSCAN": 1, "HSET": 1, "PEXPIRE": 1, "PTTL": 1,
-	"PUBLISH": 0, "SET": 1, "SETRANGE": 1, "TIME": 0, "TYPE": 1, "XACK": 1, "XADD": 1, "XAUTOCLAIM": 1, "XCLAIM": 1, "XDEL": 1, "XGROUP": 2,
+	"PUBLISH": 0, "PUBSUB": 0, "SET": 1, "SETRANGE": 1, "TIME": 0, "TYPE": 1, "XACK": 1, "XADD": 1, "XAUTOCLAIM": 1, "XCLAIM": 1, "XDEL": 1, "XGROUP": 2,
 	"XINFO": 2, "XLEN": 1, "XPENDING": 1, "XRANGE": 1, "XREVRANGE": 1, "XTRIM": 1, "ZADD": 1, "ZCARD": 1, "ZRANGE": 1,
 	"ZRANGEBYSCORE": 1, "ZREM": 1, "ZSCORE": 1,
 }
