@@ -137,7 +137,7 @@ func TestBenchOnYourRedis(t *testing.T) {
 	}
 
 	r, said := benchReport(t, env, "drain", "publish", "latency", "memory", "--svg", svg)
-	if len(r.Rows) != 11 || r.Environment.Own || r.Settings.Payload != 97 || r.Settings.Pairs != 1 || r.Rows[0].Yardstick.Ratio.Median <= 0 {
+	if len(r.Rows) != 12 || r.Environment.Own || r.Settings.Payload != 97 || r.Settings.Pairs != 1 || r.Rows[0].Yardstick.Ratio.Median <= 0 {
 		t.Errorf("%+v", r)
 	}
 	if !strings.HasPrefix(said, "this takes up to ") || strings.Count(said, "\n") != 1 || strings.Contains(said, "\x1b") {

@@ -217,7 +217,7 @@ func TestStopped(t *testing.T) {
 	var out bytes.Buffer
 	err := perf(ctx, slices.Concat(tiny, []string{"--peers", "none", "memory", "latency", "idle"}), &out, watcher{"idle", cancel})
 	var r Report
-	if jerr := json.Unmarshal(out.Bytes(), &r); err == nil || jerr != nil || len(r.Rows) != 4 || slices.ContainsFunc(r.Rows, func(row bench.Row) bool { return row.Group != "latency" }) {
+	if jerr := json.Unmarshal(out.Bytes(), &r); err == nil || jerr != nil || len(r.Rows) != 5 || slices.ContainsFunc(r.Rows, func(row bench.Row) bool { return row.Group != "latency" }) {
 		t.Errorf("%v, %v: %+v", err, jerr, r.Rows)
 	}
 }

@@ -479,7 +479,7 @@ func TestOnCluster(t *testing.T) {
 		t.Fatalf("%+v, %v", s, err)
 	}
 	r, err := h.Run(t.Context(), cases)
-	if err != nil || len(r.Rows) != 18 || r.Environment.Topology != "cluster" {
+	if err != nil || len(r.Rows) != 19 || r.Environment.Topology != "cluster" {
 		t.Errorf("%v, %d rows, %+v", err, len(r.Rows), r.Environment)
 	}
 	if len(r.Notes) != 1 || !strings.HasSuffix(r.Notes[0], "redis-benchmark: this is not one node") {

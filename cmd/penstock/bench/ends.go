@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,21 @@ import (
 type ends struct {
 	mu sync.Mutex
 	at map[string]time.Time // by what the script was told of, among that the entries of its jobs
+}
+
+// client returns one like another, with the hook, which on a Cluster each node's has.
+func (e *ends) client(like redis.UniversalClient) (redis.UniversalClient, error) {
+	switch like := like.(type) {
+	case *redis.Client:
+		rdb := redis.NewClient(like.Options())
+		rdb.AddHook(e)
+		return rdb, nil
+	case *redis.ClusterClient:
+		rdb := redis.NewClusterClient(like.Options())
+		rdb.OnNewNode(func(node *redis.Client) { node.AddHook(e) })
+		return rdb, nil
+	}
+	return nil, &Left{fmt.Sprintf("a client of the type %T cannot be made a second time", like)}
 }
 
 // of is when a job's end was written.

@@ -100,19 +100,17 @@ func (h *Harness) awaitCase() Case {
 }
 
 func (h *Harness) await(ctx context.Context, n int) (s Sample, err error) {
-	one, ok := h.rdb.(*redis.Client)
-	if !ok {
-		return s, &Left{"it takes a Redis of one node, whose clock is asked along with the ends of jobs"}
-	}
 	st, err := h.newStream(ctx)
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, h.dropRecords(ctx, st.Name()), h.drop(ctx, st.Name())) }()
-	rdb := redis.NewClient(one.Options())
-	defer func() { err = errors.Join(err, rdb.Close()) }()
 	ended := &ends{at: make(map[string]time.Time)}
-	rdb.AddHook(ended)
+	rdb, err := ended.client(h.rdb)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, rdb.Close()) }()
 	theirs, err := stream.New(rdb, st.Name(), stream.Config{})
 	if err != nil {
 		return s, err
