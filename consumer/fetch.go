@@ -280,13 +280,13 @@ func (r *reader) readFrom(ctx context.Context, lanes []*lane, count int64, block
 		live++
 		w.load.Add(sum(tasks))
 		w.queue(tasks)
-		if len(tasks) < few { // their handlers first: the next read has to be sent, which takes as long as starting them
-			runtime.Gosched()
-		}
 	}
 	if n > 0 {
 		r.took.Add(n)
 		r.weight, r.weighs, r.live = max(weight/n, 1), bytes/n, live
+	}
+	if 0 < n && n < few { // their handlers first: the next read has to be sent, which takes as long as starting them
+		runtime.Gosched()
 	}
 	return n, nil
 }
