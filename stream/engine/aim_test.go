@@ -80,3 +80,19 @@ func TestPromoterApproaches(t *testing.T) {
 		}
 	})
 }
+
+// TestPromoterTakesSeveral: where a job is due each millisecond there is not a script for each.
+func TestPromoterTakesSeveral(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &offline{answer: func([]any) (any, error) {
+			v := promoted(1)
+			v[0] = int64(2)
+			return v, nil
+		}}
+		runOffline(t, f, time.Hour, time.Second)
+		if n := f.calls.Load(); n < 300 || n > 510 {
+			t.Errorf("%d scripts in a second, want one in 2 ms", n)
+		}
+	})
+}

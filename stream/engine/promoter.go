@@ -23,6 +23,7 @@ const (
 	dozes          = 1100 * time.Microsecond // the end of a wait, for which timers are too coarse
 	approach       = 800 * time.Microsecond  // so long before a job is due the set is looked at once more: the way there is warm then, and known
 	approachFrom   = 4 * time.Millisecond    // only behind a longer wait
+	promoteEach    = 2 * time.Millisecond    // between two batches: where jobs are due that close together, a script takes several of them
 	awakeMost      = 150 * time.Microsecond  // the end of that, for which sleep is: the kernel wakes late
 	awakeShare     = 20                      // no more than this part of a wait
 )
@@ -355,6 +356,8 @@ func (p *Promoter) promote(ctx context.Context, slot Slot, s *search, a *aim) (t
 	case done.Next > 0:
 		if wait = a.until(done.Next); wait > approachFrom {
 			wait -= approach
+		} else if done.Moved > 0 {
+			wait = max(wait, promoteEach)
 		}
 	}
 	if s.under() {
